@@ -1,0 +1,90 @@
+"""The project's checks, each in an environment of its own: `nox -l` lists them, `nox` runs the default ones."""
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2"
+# Constraints and a local CPU build of torch are pip's business; uv looks elsewhere.
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "layers", "tests", "recipes", "docs"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+CONSTRAINTS = ("-c", "constraints.txt")
+
+
+def install(session: nox.Session, *groups: str, project: bool = True) -> None:
+    """The dependency groups, and retrolit itself, under the constraints."""
+    wanted = nox.project.dependency_groups(PYPROJECT, *groups) if groups else ()
+    session.install(*CONSTRAINTS, *wanted, *(["-e", ".[cpu]"] if project else []))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The test suite, two processes side by side; arguments go to pytest."""
+    install(session, "test")
+    threads = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs, env=threads)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff: style, imports and format."""
+    install(session, "lint", project=False)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """pyright over the package."""
+    install(session, "types", "test")
+    session.run("pyright")
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """import-linter: a folder imports only the folders below it."""
+    install(session, "layers", project=False)
+    session.run("lint-imports")
+
+
+@nox.session
+def recipes(session: nox.Session) -> None:
+    """The tiny recipe from prepare to generate, as a user types it, in a folder of its own."""
+    install(session)
+    folder = Path(session.create_tmp()) / "tiny"
+    session.run("python", "-m", "tests.walkthrough", "tiny", str(folder), external=False)
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """The quickstart: a GPT on the documentation of this Python, from text to bits per byte and a sample."""
+    install(session)
+    session.run("retrolit", "fit", "-c", "recipes/quickstart/gpt.yaml", *session.posargs)
+    session.run("retrolit", "test", "-c", "runs/quickstart-gpt/config.yaml")
+    session.run("retrolit", "generate", "runs/quickstart-gpt/model", "--prompt", "Return the", "--max_new_tokens", "64")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, strict: a broken link or reference fails."""
+    install(session, "docs")
+    session.run("zensical", "build", "--strict", "--clean")
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Every benchmark, or those named: `nox -s bench -- train_step`."""
+    install(session, "test")
+    names = session.posargs or sorted(p.stem for p in Path("benchmarks").glob("*.py") if p.stem not in ("__init__", "machine"))
+    for name in names:
+        session.run("python", "-m", f"benchmarks.{name}")
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """The tests that need a CUDA device; they skip themselves, with a reason, where there is none."""
+    install(session, "test")
+    session.run("pytest", "-m", "gpu", *session.posargs)

@@ -1,0 +1,1 @@
+"""Weights and files: model folders, Megatron and Hugging Face checkpoints."""

@@ -1,0 +1,67 @@
+"""From a plain typed function to a command: its parameters are the options, its docstring is the help."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+from jsonargparse import ArgumentParser, set_docstring_parse_options
+
+set_docstring_parse_options(attribute_docstrings=True)
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors fit on two lines and name the option that was probably meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        unknown = re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", message)
+        if unknown:
+            close = difflib.get_close_matches(unknown.group(1), _options(self), n=1)
+            message += f"; did you mean {close[0]}?" if close else ""
+        sys.stderr.write(f"{self.prog}: {message.strip()}\n`{self.prog} --help` shows the options.\n")
+        raise SystemExit(2)
+
+
+def run(module: ModuleType, verb: str, argv: list[str]) -> int:
+    """Call the verb's function with the arguments of this command line.
+
+    The module has either a function named like the verb, or `COMMANDS`: sub-verbs and their functions. Parameters without
+    a default are positional; `-c FILE` gives any of them as YAML.
+    """
+    commands = getattr(module, "COMMANDS", None)
+    if commands is None:
+        return _call(getattr(module, verb), f"retrolit {verb}", argv)
+    chosen = argv[0] if argv else "--help"
+    if chosen in ("-h", "--help"):
+        width = max(map(len, commands))
+        rows = [f"  {name:{width}}  {_first_line(function)}" for name, function in commands.items()]
+        print("\n".join([f"usage: retrolit {verb} COMMAND ...", "", *rows]))
+        return 0
+    if chosen not in commands:
+        close = difflib.get_close_matches(chosen, commands, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(commands)}"
+        print(f"retrolit {verb}: no command {chosen!r}; {hint}", file=sys.stderr)
+        return 2
+    return _call(commands[chosen], f"retrolit {verb} {chosen}", argv[1:])
+
+
+def _call(function: Callable[..., None], prog: str, argv: list[str]) -> int:
+    parser = Parser(prog=prog, description=inspect.getdoc(function))
+    parser.add_argument("-c", "--config", action="config", help="a YAML file with any of the parameters below")
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    arguments = parser.instantiate_classes(parser.parse_args(argv))
+    arguments.pop("config", None)
+    function(**vars(arguments))
+    return 0
+
+
+def _options(parser: ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def _first_line(function: Callable[..., None]) -> str:
+    return (inspect.getdoc(function) or "").split("\n", 1)[0]

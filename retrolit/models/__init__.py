@@ -1,0 +1,5 @@
+"""The models, in pure torch."""
+
+from retrolit.models.config import GPTConfig, RopeScaling
+
+__all__ = ["GPTConfig", "RopeScaling"]

@@ -1,0 +1,1 @@
+"""What trains a model: the folder that knows Lightning."""
