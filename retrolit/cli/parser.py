@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
-from jsonargparse import ArgumentParser, set_docstring_parse_options
+from jsonargparse import ArgumentParser, set_parsing_settings
 
-set_docstring_parse_options(attribute_docstrings=True)
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class Parser(ArgumentParser):
@@ -53,7 +53,7 @@ def _call(function: Callable[..., None], prog: str, argv: list[str]) -> int:
     parser = Parser(prog=prog, description=inspect.getdoc(function))
     parser.add_argument("-c", "--config", action="config", help="a YAML file with any of the parameters below")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
-    arguments = parser.instantiate_classes(parser.parse_args(argv))
+    arguments = parser.instantiate(parser.parse_args(argv))
     arguments.pop("config", None)
     function(**vars(arguments))
     return 0

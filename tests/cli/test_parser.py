@@ -1,0 +1,84 @@
+"""From a function to a command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from retrolit.cli.parser import run
+
+
+@dataclass
+class Size:
+    """How large."""
+
+    width: int = 4
+    """Width in columns."""
+
+
+CALLS: list[tuple] = []
+
+
+def build(path: str, size: Size, times: int = 1) -> None:
+    """Build it.
+
+    Args:
+        path: where.
+        size: how large.
+        times: how often.
+    """
+    CALLS.append((path, size, times))
+
+
+@pytest.fixture
+def module() -> ModuleType:
+    CALLS.clear()
+    module = ModuleType("build")
+    module.build = build  # pyright: ignore[reportAttributeAccessIssue]
+    return module
+
+
+def test_required_parameters_are_positional(module: ModuleType) -> None:
+    assert run(module, "build", ["here", "--size.width", "7", "--times", "2"]) == 0
+    assert CALLS == [("here", Size(7), 2)]
+
+
+def test_a_file_gives_any_parameter(module: ModuleType, tmp_path: Path) -> None:
+    recipe = tmp_path / "build.yaml"
+    recipe.write_text("path: there\nsize: {width: 9}\n")
+    assert run(module, "build", ["-c", str(recipe), "--times", "3"]) == 0
+    assert CALLS == [("there", Size(9), 3)]
+
+
+def test_help_shows_docstrings(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(module, "build", ["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "Build it." in out
+    assert "how often" in out
+    assert "Width in columns." in out
+
+
+def test_a_mistyped_option_is_guessed(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(module, "build", ["here", "--size.widht", "7"])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert "did you mean --size.width?" in err
+    assert len(err.splitlines()) == 2
+
+
+def test_sub_verbs(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    module.COMMANDS = {"house": build}  # pyright: ignore[reportAttributeAccessIssue]
+    assert run(module, "build", []) == 0
+    assert "house  Build it." in capsys.readouterr().out
+    assert run(module, "build", ["huose"]) == 2
+    assert "did you mean house?" in capsys.readouterr().err
+    assert run(module, "build", ["zzz"]) == 2
+    assert "the commands are house" in capsys.readouterr().err
+    assert run(module, "build", ["house", "here"]) == 0
+    assert CALLS == [("here", Size(4), 1)]
