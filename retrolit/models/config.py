@@ -164,9 +164,7 @@ class GPTConfig:
                 f"of head_dim {self.head_dim}"
             )
         if self.rope_scaling is not None and self.position_embedding != "rope":
-            raise ValueError(
-                f"GPTConfig.rope_scaling: expected position_embedding rope, got {self.position_embedding}"
-            )
+            raise ValueError(f"GPTConfig.rope_scaling: expected position_embedding rope, got {self.position_embedding}")
         for name in ("attention_dropout", "hidden_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"GPTConfig.{name}: expected at least 0 and below 1, got {getattr(self, name)}")

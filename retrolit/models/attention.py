@@ -1,0 +1,64 @@
+"""Causal self-attention with grouped heads, on torch's fused kernels.
+
+B batch, T new tokens, S tokens seen (S = T without a cache), D width, H query heads, G key/value heads, C channels of
+a head.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from retrolit.models.cache import LayerCache
+from retrolit.models.config import GPTConfig
+from retrolit.models.rotary import Rotation, rotate
+
+
+class SelfAttention(nn.Module):
+    """softmax(q k / sqrt(C)) v over the tokens up to and including one's own.
+
+    `qkv` has Megatron's order of rows: for each group its query heads, its key, its value, C rows each.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        assert config.num_query_groups is not None
+        assert config.head_dim is not None
+        assert config.qkv_bias is not None
+        self.num_heads = config.num_attention_heads
+        self.num_groups = config.num_query_groups
+        self.head_dim = config.head_dim
+        self.dropout = config.attention_dropout
+        rows = (self.num_heads + 2 * self.num_groups) * self.head_dim
+        self.qkv = nn.Linear(config.hidden_size, rows, bias=config.qkv_bias)
+        self.output = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=config.bias)
+        self.query_norm = nn.RMSNorm(self.head_dim, eps=config.norm_epsilon) if config.qk_norm else None
+        self.key_norm = nn.RMSNorm(self.head_dim, eps=config.norm_epsilon) if config.qk_norm else None
+
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D). Causal, unless a mask, bool (1 or B, 1, T, S), says which tokens each one sees."""
+        batch, length, _ = x.shape
+        grouped = self.qkv(x).view(batch, length, self.num_groups, -1, self.head_dim)  # (B, T, G, H / G + 2, C)
+        query, key, value = grouped.split([self.num_heads // self.num_groups, 1, 1], dim=3)
+        query = query.reshape(batch, length, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, C)
+        key = key.squeeze(3).transpose(1, 2)  # (B, G, T, C)
+        value = value.squeeze(3).transpose(1, 2)  # (B, G, T, C)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        if cache is not None:
+            key, value = cache.append(key, value)  # (B, G, S, C)
+        attended = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            # The kernel's causal triangle starts at the first key: right only for a sequence from its beginning.
+            is_causal=mask is None and length > 1,
+            enable_gqa=self.num_groups != self.num_heads,
+        )  # (B, H, T, C)
+        return self.output(attended.transpose(1, 2).reshape(batch, length, -1))

@@ -1,0 +1,37 @@
+"""One transformer layer: self-attention, then the MLP, each behind its norm and added to the residual stream."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from retrolit.models.attention import SelfAttention
+from retrolit.models.cache import LayerCache
+from retrolit.models.config import GPTConfig
+from retrolit.models.mlp import MLP
+from retrolit.models.norms import make_norm
+from retrolit.models.rotary import Rotation
+
+
+class TransformerLayer(nn.Module):
+    """A pre-norm layer. Retro puts a cross-attention between its two halves; in a plain GPT that is None."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.parallel_residual = config.parallel_residual
+        self.attention_norm = make_norm(config)
+        self.attention = SelfAttention(config)
+        self.cross_attention_norm: nn.Module | None = None
+        self.cross_attention: nn.Module | None = None
+        self.mlp_norm = make_norm(config)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D); rotation, mask and cache are the self-attention's."""
+        attended = self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
+        if self.parallel_residual:
+            return x + attended + self.dropout(self.mlp(self.mlp_norm(x)))
+        x = x + attended
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))

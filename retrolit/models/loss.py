@@ -1,0 +1,90 @@
+"""Cross-entropy over a large vocabulary without its logits: exact, in chunks of rows.
+
+N rows (tokens), V vocabulary, D width. The (N, V) logits are the largest tensor of a language model by far. Here a few
+rows at a time are projected, and while their logits exist both their loss and their gradients are made: nothing of size
+(N, V) is ever held or recomputed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@dataclass
+class Loss:
+    """What a model makes of a batch's labels."""
+
+    mean: Tensor
+    """Scalar: mean cross-entropy (nats) of the tokens the loss mask keeps; carries the gradient."""
+
+    tokens: Tensor
+    """(B, T) float32: every token's cross-entropy, masked or not; detached."""
+
+
+def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy of the logits hidden @ weight.T.
+
+    Takes hidden (N, D), weight (V, D), labels (N,) int64 all within the vocabulary, weights (N,) float; gives the
+    scalar sum of weights x losses, and the losses (N,), detached. Matmuls run in autocast's dtype or else the inputs';
+    softmax, losses and the sum over chunks in at least float32. One backward pass: the gradients are used up by it.
+    """
+    if not torch.is_grad_enabled():
+        hidden, weight = hidden.detach(), weight.detach()
+    return _ChunkedCrossEntropy.apply(hidden, weight, labels, weights)  # pyright: ignore[reportReturnType]
+
+
+def _rows_per_chunk(vocab_size: int) -> int:
+    """As many rows as make a few megabytes of logits, and enough of them to keep the matmuls efficient."""
+    return max(64, 2**21 // vocab_size)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        exact = torch.promote_types(dtype, torch.float32)
+        matrix = weight.to(dtype)  # (V, D)
+        losses = torch.empty(labels.shape, dtype=exact, device=hidden.device)  # (N,)
+        weights = weights.to(exact)
+        hidden_wanted, weight_wanted = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if hidden_wanted else None  # (N, D)
+        grad_weight = torch.zeros_like(weight, dtype=exact) if weight_wanted else None  # (V, D)
+        rows = _rows_per_chunk(weight.shape[0])
+        for start in range(0, labels.shape[0], rows):
+            chunk = slice(start, start + rows)
+            inputs = hidden[chunk].to(dtype)
+            logits = (inputs @ matrix.T).to(exact)  # (rows, V)
+            normalizer = logits.logsumexp(-1, keepdim=True)
+            picked = labels[chunk, None]
+            losses[chunk] = (normalizer - logits.gather(-1, picked)).squeeze(-1)
+            if not (hidden_wanted or weight_wanted):
+                continue
+            # d loss / d logits = softmax - one-hot of the label, written over the logits.
+            probabilities = logits.sub_(normalizer).exp_()
+            probabilities.scatter_add_(-1, picked, torch.full_like(normalizer, -1))
+            grad_logits = probabilities.mul_(weights[chunk, None]).to(dtype)
+            if grad_hidden is not None:
+                grad_hidden[chunk] = grad_logits @ matrix
+            if grad_weight is not None:
+                grad_weight += grad_logits.T @ inputs
+        ctx.gradients = (grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        ctx.mark_non_differentiable(losses)
+        return (weights * losses).sum(), losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor, grad_losses: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        # Scaled in place, so that no second (V, D) is made: the gradients leave with the first backward.
+        (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, None
+        if grad_hidden is not None:
+            grad_hidden.mul_(grad_total)
+        if grad_weight is not None:
+            grad_weight = grad_weight.mul_(grad_total).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None, None
