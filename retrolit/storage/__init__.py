@@ -1,1 +1,15 @@
 """Files that are whole or not there, manifests, and resumable blocks of work."""
+
+from retrolit.storage.files import atomic_folder, atomic_write, lock, read_json, sha256_file, write_json
+from retrolit.storage.manifest import Manifest, fingerprint
+
+__all__ = [
+    "Manifest",
+    "atomic_folder",
+    "atomic_write",
+    "fingerprint",
+    "lock",
+    "read_json",
+    "sha256_file",
+    "write_json",
+]

@@ -1,1 +1,15 @@
 """From text to documents to tokens."""
+
+from retrolit.tokens.store import TokenStore, token_dtype
+from retrolit.tokens.store_writer import StoreWriter, write_store
+from retrolit.tokens.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+
+__all__ = [
+    "ByteTokenizer",
+    "StoreWriter",
+    "TokenStore",
+    "Tokenizer",
+    "load_tokenizer",
+    "token_dtype",
+    "write_store",
+]

@@ -1,0 +1,111 @@
+"""manifest.json: what an artifact is, what made it, what it was made from, and the checksums of its files.
+
+A later stage opens the manifest of an earlier one and refuses, by field name, what does not fit. Files that no
+manifest lists (a file manager's leftovers, notes) are ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retrolit import __version__
+from retrolit.storage.files import read_json, sha256_file, write_json
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+
+# The command that makes an artifact of this kind, for error messages.
+_REBUILD = {
+    "tokenizer": "retrolit prepare -c data.yaml",
+    "tokens": "retrolit prepare -c data.yaml",
+    "model": "retrolit fit or retrolit convert",
+}
+
+
+def fingerprint(obj: Any) -> str:
+    """SHA-256 over `obj` as canonical JSON (sorted keys, no spaces), as 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(obj, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass
+class Manifest:
+    """What is written down about one artifact folder."""
+
+    kind: str
+    """What the folder holds: tokenizer, tokens, model, ..."""
+
+    settings: dict[str, Any]
+    """The settings that made it, in JSON's types."""
+
+    inputs: dict[str, str]
+    """Name of each input -> its fingerprint."""
+
+    sizes: dict[str, Any]
+    """Counts a reader wants to know: documents, tokens, bytes, ..."""
+
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name of each file, relative to the folder -> {"bytes": its size, "sha256": its checksum}."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the kind, the settings, the inputs and the files' contents, and with nothing else."""
+        checksums = {name: entry["sha256"] for name, entry in self.files.items()}
+        return fingerprint([self.kind, FORMAT_VERSION, self.settings, self.inputs, checksums])
+
+    def write(self, folder: str | Path) -> None:
+        """Writes manifest.json, last of all files; a file of `files` without an entry yet is measured here."""
+        folder = Path(folder)
+        for name, entry in self.files.items():
+            entry.setdefault("bytes", (folder / name).stat().st_size)
+            if "sha256" not in entry:
+                entry["sha256"] = sha256_file(folder / name)
+        content = {"format_version": FORMAT_VERSION, "made_by": f"retrolit {__version__}", **asdict(self)}
+        write_json(folder / FILE_NAME, content)
+
+    @classmethod
+    def read(cls, folder: str | Path, kind: str) -> Manifest:
+        """The manifest of a folder of this kind.
+
+        Raises FileNotFoundError when there is none, ValueError when it is of another kind or version, or damaged.
+        """
+        path = Path(folder) / FILE_NAME
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder}: expected a folder of {kind} with a {FILE_NAME}, got none; {_remedy(kind)}"
+            )
+        content = read_json(path)
+        missing = [name for name in ("format_version", "kind", "settings", "inputs", "sizes", "files")
+                   if name not in content]  # fmt: skip
+        if missing:
+            raise ValueError(f"{path}: lacks {', '.join(missing)}; {_remedy(kind)}")
+        if content["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: format_version: expected {FORMAT_VERSION}, got {content['format_version']}; {_remedy(kind)}"
+            )
+        if content["kind"] != kind:
+            raise ValueError(f"{path}: kind: expected {kind}, got {content['kind']}")
+        return cls(**{name: content[name] for name in ("kind", "settings", "inputs", "sizes", "files")})
+
+    def verify(self, folder: str | Path, deep: bool = False) -> None:
+        """Compares the files with what was written down: sizes always, checksums when `deep`.
+
+        Raises ValueError that names the first file that is missing or differs.
+        """
+        for name, entry in self.files.items():
+            path = Path(folder) / name
+            if not path.is_file():
+                raise ValueError(f"{path}: the file is missing, {FILE_NAME} lists it; {_remedy(self.kind)}")
+            if path.stat().st_size != entry["bytes"]:
+                raise ValueError(
+                    f"{path}: expected {entry['bytes']:,} bytes, got {path.stat().st_size:,}; {_remedy(self.kind)}"
+                )
+            if deep and sha256_file(path) != entry["sha256"]:
+                raise ValueError(f"{path}: its checksum is not the one in {FILE_NAME}; {_remedy(self.kind)}")
+
+
+def _remedy(kind: str) -> str:
+    return f"remove the folder and make it again with: {_REBUILD.get(kind, 'retrolit prepare -c data.yaml')}"
