@@ -1,0 +1,258 @@
+"""Megatron-LM's checkpoint folders, read into a model folder and written from one.
+
+latest_checkpointed_iteration.txt        a number, or the word release
+iter_0000100/mp_rank_00/model_optim_rng.pt   (or release/...), one file for each tensor-parallel rank
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrolit.checkpoint import megatron
+from retrolit.checkpoint.model_folder import open_model, tensor_shapes, write_model_folder
+from retrolit.checkpoint.tables import fill_in, refuse_other_names, to_ours, to_theirs
+from retrolit.checkpoint.unpickle import load_foreign
+from retrolit.models import GPTConfig
+from retrolit.models.config import GATED_ACTIVATIONS
+from retrolit.storage import atomic_folder
+from retrolit.tokens import Tokenizer
+
+TRACKER = "latest_checkpointed_iteration.txt"
+RANK_FILE = "model_optim_rng.pt"
+VOCABULARY_TENSORS = ("embedding.weight", "output.weight")
+# Modules of Megatron Core that expect an `_extra_state` beside their weights; None is what it writes without FP8.
+EXTRA_STATES = (
+    "decoder.layers.{n}.self_attention.core_attention",
+    "decoder.layers.{n}.self_attention.linear_qkv",
+    "decoder.layers.{n}.self_attention.linear_proj",
+    "decoder.layers.{n}.mlp.linear_fc1",
+    "decoder.layers.{n}.mlp.linear_fc2",
+    "output_layer",
+)
+
+
+@dataclass
+class MegatronCheckpoint:
+    """One checkpoint, opened: its options and every tensor-parallel rank's tensors by name, memory-mapped."""
+
+    path: Path
+    options: dict[str, Any]
+    ranks: list[dict[str, Tensor]]
+    ignored: list[str] = field(default_factory=list)
+
+
+def open_megatron(folder: Path) -> MegatronCheckpoint:
+    """Open the checkpoint that the folder's tracker names, or the folder itself if it holds the ranks.
+
+    Raises FileNotFoundError or ValueError for what is missing or cannot be converted: pipeline parallelism, the sharded
+    torch_dist format, checkpoint versions before 2.0.
+    """
+    folder = _iteration_folder(folder)
+    files = _rank_files(folder)
+    contents = [_load_rank(file) for file in files]
+    options = vars(contents[0]["args"])
+    version = contents[0].get("checkpoint_version", 0)
+    if version < 2.0:
+        raise ValueError(f"{files[0]}: checkpoint_version: expected 2.0 or later (2020), got {version}")
+    ranks, ignored = [], set()
+    for content in contents:
+        named = {megatron.modern_name(name): value for name, value in _flatten(content["model"])}
+        tensors = {name: value for name, value in named.items() if _is_weight(name, value)}
+        ignored |= set(named) - set(tensors)
+        ranks.append(tensors)
+    for file, tensors in zip(files, ranks, strict=True):
+        refuse_other_names(ranks[0], tensors, file)
+    return MegatronCheckpoint(folder, options, ranks, sorted(ignored))
+
+
+def from_megatron(
+    source: Path, destination: Path, tokenizer: Tokenizer | None = None, vocab_size: int | None = None
+) -> list[str]:
+    """Convert a Megatron GPT to a model folder; the notes say what was decided and left out.
+
+    The vocabulary's padding is cut off when its true size is given, or known from the tokenizer or the options.
+    """
+    checkpoint = open_megatron(source)
+    spelling = megatron.spelling_of(checkpoint.ranks[0])
+    has_final_norm = any("final_norm." in name or "final_layernorm." in name for name in checkpoint.ranks[0])
+    padded = megatron.config_from_options(checkpoint.options, final_norm=has_final_norm)
+    size, how = _vocab_size(checkpoint.options, padded.vocab_size, tokenizer, vocab_size)
+    config = replace(padded, vocab_size=size)
+    moves = fill_in(megatron.rules(spelling, _gated(config)), config, tensor_shapes(config))
+    refuse_other_names([name for move in moves for name in move.theirs], checkpoint.ranks[0], checkpoint.path)
+    differing: list[str] = []
+
+    def merged() -> Iterator[tuple[str, Tensor]]:
+        for shards in zip(*(to_ours(moves, config, rank) for rank in checkpoint.ranks), strict=True):
+            name, tensors = shards[0][0], [tensor for _, tensor in shards]
+            whole = _merge(name, tensors)
+            if megatron.cut_axis(name) is None and any(not torch.equal(tensors[0], other) for other in tensors[1:]):
+                differing.append(name)
+            yield name, whole[:size] if name in VOCABULARY_TENSORS else whole
+
+    write_model_folder(destination, config, merged(), tokenizer)
+    notes = [f"read {checkpoint.path}: {spelling} names, {len(checkpoint.ranks)} tensor-parallel rank(s)", how]
+    if config.activation.startswith("gelu"):
+        fused = "on" if config.activation == "gelu_tanh" else "off"
+        notes.append(f"activation {config.activation}, because bias_gelu_fusion or openai_gelu is {fused}")
+    if checkpoint.ignored:
+        kinds = sorted({name.rpartition(".")[2] for name in checkpoint.ignored})
+        notes.append(f"left out {len(checkpoint.ignored)} entries that are no weights: {', '.join(kinds)}")
+    if differing:
+        notes.append(f"ranks disagree about {len(differing)} tensors that should be equal; rank 0's were taken")
+    return notes
+
+
+def to_megatron(source: Path, destination: Path, tensor_parallel: int = 1, divisible_by: int = 128) -> list[str]:
+    """Write a model folder as a Megatron Core checkpoint with TransformerEngine's names; the notes say how.
+
+    The vocabulary is padded with zero rows to a multiple of `divisible_by` x `tensor_parallel`, as Megatron asks.
+    """
+    config, tensors = open_model(source)
+    for name in ("num_query_groups", "num_attention_heads", "ffn_hidden_size"):
+        if getattr(config, name) % tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel: expected a divisor of {name} ({getattr(config, name)}), got {tensor_parallel}"
+            )
+    multiple = divisible_by * tensor_parallel
+    padded_size = -(-config.vocab_size // multiple) * multiple
+    options = megatron.options_from_config(config, padded_size, tensor_parallel)
+    options["make_vocab_size_divisible_by"] = divisible_by
+    moves = fill_in(megatron.rules("te", _gated(config)), config, tensor_shapes(config))
+    refuse_other_names(tensor_shapes(config), tensors, source)
+    extra = {f"{name.format(n=n)}._extra_state": None for name in EXTRA_STATES for n in range(config.num_layers)}
+    if config.tied_embeddings:
+        extra.pop("output_layer._extra_state")
+    with atomic_folder(destination) as partial:
+        for rank in range(tensor_parallel):
+            shard = _Shard(tensors, rank, tensor_parallel, padded_size)
+            # cloned, because a slice is saved with all the memory it is cut from
+            state = {name: tensor.clone() for name, tensor in to_theirs(moves, config, shard)}
+            file = partial / "release" / f"mp_rank_{rank:02d}" / RANK_FILE
+            file.parent.mkdir(parents=True)
+            content = {"args": Namespace(**options), "checkpoint_version": 3.0, "iteration": 0, "model": state | extra}
+            torch.save(content, file)
+        (partial / TRACKER).write_text("release", encoding="utf-8")
+    return [
+        f"Megatron Core with TransformerEngine's names, {tensor_parallel} tensor-parallel rank(s)",
+        f"vocabulary padded from {config.vocab_size} to {padded_size} rows",
+        "Megatron takes options from the command line: add --use-checkpoint-args, or give the same ones",
+    ]
+
+
+class _Shard(Mapping[str, Tensor]):
+    """One rank's share of our tensors, cut when it is asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], rank: int, ranks: int, padded_size: int) -> None:
+        self._tensors, self._rank, self._ranks, self._padded_size = tensors, rank, ranks, padded_size
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._tensors[name]
+        if name in VOCABULARY_TENSORS:
+            tensor = torch.cat([tensor, tensor.new_zeros(self._padded_size - len(tensor), tensor.shape[1])])
+        axis = megatron.cut_axis(name)
+        return tensor if axis is None else tensor.chunk(self._ranks, dim=axis)[self._rank]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _iteration_folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder")
+    tracker = folder / TRACKER
+    if not tracker.is_file():
+        if list(folder.glob("mp_rank_*")):
+            return folder
+        raise FileNotFoundError(f"{folder}: expected Megatron's {TRACKER} or folders mp_rank_00, ...; found neither")
+    written = tracker.read_text(encoding="utf-8").strip()
+    if written != "release" and not written.isdecimal():
+        raise ValueError(f"{tracker}: expected a number or release, got {written[:40]!r}")
+    return folder / (written if written == "release" else f"iter_{int(written):07d}")
+
+
+def _rank_files(folder: Path) -> list[Path]:
+    if (folder / "metadata.json").is_file() or (folder / ".metadata").is_file():
+        raise ValueError(
+            f"{folder}: is in the sharded torch_dist format; write it again with Megatron's --ckpt-format torch, "
+            "then convert"
+        )
+    folders = sorted(path for path in folder.glob("mp_rank_*") if path.is_dir())
+    numbers = [path.name.removeprefix("mp_rank_") for path in folders]
+    if any(re.fullmatch(r"\d+_\d+", number) for number in numbers):
+        raise ValueError(f"{folder}: was saved with pipeline parallelism; write it again with one pipeline stage")
+    if not folders or [int(number) for number in numbers] != list(range(len(folders))):
+        raise FileNotFoundError(
+            f"{folder}: expected mp_rank_00, mp_rank_01, ... without a gap, got {', '.join(numbers) or 'none'}"
+        )
+    files = [path / RANK_FILE for path in folders]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: missing")
+    return files
+
+
+def _load_rank(file: Path) -> dict[str, Any]:
+    content = load_foreign(file)
+    if not isinstance(content, dict) or not isinstance(content.get("args"), Namespace) or "model" not in content:
+        raise ValueError(f"{file}: expected a Megatron checkpoint with args and model, got another torch file")
+    ranks = getattr(content["args"], "tensor_model_parallel_size", None)
+    found = len(list(file.parents[1].glob("mp_rank_*")))
+    if ranks is not None and ranks != found:
+        raise ValueError(f"{file.parents[1]}: expected {ranks} tensor-parallel ranks (args), got {found}")
+    return content
+
+
+def _flatten(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _is_weight(name: str, value: Any) -> bool:
+    """Not a weight: TransformerEngine's and Megatron's `_extra_state`, and the rotary tables that old versions saved."""
+    return isinstance(value, Tensor) and not name.endswith(("_extra_state", "inv_freq"))
+
+
+def _merge(name: str, shards: list[Tensor]) -> Tensor:
+    axis = megatron.cut_axis(name)
+    return shards[0] if axis is None or len(shards) == 1 else torch.cat(shards, dim=axis)
+
+
+def _vocab_size(
+    options: dict[str, Any], padded: int, tokenizer: Tokenizer | None, given: int | None
+) -> tuple[int, str]:
+    known = megatron.true_vocab_size(options)
+    candidates = [
+        (given, "as given"),
+        (tokenizer.vocab_size if tokenizer else None, "the tokenizer's"),
+        (known, "as its args say"),
+    ]
+    for size, source in candidates:
+        if size is not None:
+            if not 0 < size <= padded:
+                raise ValueError(
+                    f"vocab_size: expected up to the {padded} rows of the checkpoint, got {size} ({source})"
+                )
+            return size, f"vocabulary of {size} ({source}); {padded - size} padding rows cut off"
+    return (
+        padded,
+        f"vocabulary of {padded}, padding included: its true size is not known (give vocab_size or tokenizer)",
+    )
+
+
+def _gated(config: GPTConfig) -> bool:
+    return config.activation in GATED_ACTIVATIONS

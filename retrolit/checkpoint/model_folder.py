@@ -1,0 +1,182 @@
+"""A model folder: everything that is needed to use a model again, in plain files.
+
+config.json         {"format": "retrolit", "format_version": 1, "model_type": "gpt", "config": {...}}
+model.safetensors   the weights; several files and model.safetensors.index.json when they are large
+tokenizer files     whatever `load_tokenizer` reads, when the model came with a tokenizer
+manifest.json       sizes and checksums of the files above
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrolit.checkpoint.tables import refuse_other_names
+from retrolit.checkpoint.tensor_files import TensorFolder, write_tensors
+from retrolit.models import GPT, GPTConfig
+from retrolit.storage import Manifest, atomic_folder, read_json, write_json
+from retrolit.tokens import Tokenizer
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+LIGHTNING_PREFIX = "model."
+
+
+def save_model(model: GPT, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:
+    """Write a model folder, weights in the model's own dtype; it appears whole or not at all.
+
+    A model folder of this name is replaced; anything else that lies there raises FileExistsError.
+    """
+    folder = Path(folder)
+    tensors = model.state_dict().items()
+    if not _is_model_folder(folder):
+        return write_model_folder(folder, model.config, tensors, tokenizer)
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    write_model_folder(fresh, model.config, tensors, tokenizer)
+    os.rename(folder, old)
+    os.rename(fresh, folder)
+    shutil.rmtree(old)
+
+
+def write_model_folder(
+    folder: Path, config: GPTConfig, tensors: Iterable[tuple[str, Tensor]], tokenizer: Tokenizer | None = None
+) -> None:
+    """Write a model folder from tensors that come one by one; memory is that of one file, not of the model.
+
+    Raises FileExistsError when `folder` exists, ValueError when the tensors are not those the config asks for or the
+    tokenizer has more ids than the model.
+    """
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"{folder}: expected a tokenizer of at most {config.vocab_size} ids (the model's vocab_size), "
+            f"got one of {tokenizer.vocab_size}"
+        )
+    shapes = tensor_shapes(config)
+    with atomic_folder(folder) as partial:
+        write_tensors(_only_expected(tensors, shapes, folder), partial)
+        content = {"format": "retrolit", "format_version": FORMAT_VERSION, "model_type": "gpt"}
+        write_json(partial / CONFIG_FILE, content | {"config": asdict(config)})
+        if tokenizer is not None:
+            tokenizer.save(partial)
+        Manifest(
+            kind="model",
+            settings={"model_type": "gpt", "config": asdict(config)},
+            inputs={} if tokenizer is None else {"tokenizer": tokenizer.fingerprint},
+            sizes={"parameters": sum(shape.numel() for shape in shapes.values())},
+            files={str(file.relative_to(partial)): {} for file in sorted(partial.rglob("*")) if file.is_file()},
+        ).write(partial)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
+    """The model of a model folder or of a Lightning checkpoint written by retrolit's training, in eval mode.
+
+    Raises FileNotFoundError or ValueError that says what else the path seems to be, or which tensors do not fit.
+    """
+    path = Path(path)
+    config, tensors = open_model(path)
+    with torch.device("meta"):
+        model = GPT(config)
+    expected = {name: parameter.shape for name, parameter in model.state_dict().items()}
+    refuse_other_names(expected, tensors, path)
+    state = {}
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        _check_shape(name, tensor, shape, path)
+        state[name] = tensor.to(device, dtype, copy=True)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def open_model(path: Path) -> tuple[GPTConfig, Mapping[str, Tensor]]:
+    """Config and tensors of a model folder or a Lightning checkpoint, the tensors read when they are asked for."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such model folder or checkpoint")
+    return _open_folder(path) if path.is_dir() else _open_lightning(path)
+
+
+def tensor_shapes(config: GPTConfig) -> dict[str, torch.Size]:
+    """Name and shape of every tensor that a model of this config has."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
+
+
+def _open_folder(folder: Path) -> tuple[GPTConfig, Mapping[str, Tensor]]:
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{folder}: no model folder, it has no {CONFIG_FILE}{_what_it_may_be(folder)}")
+    content = read_json(folder / CONFIG_FILE)
+    if content.get("format") != "retrolit":
+        raise ValueError(
+            f"{folder}: not a model folder of retrolit's; if it is Hugging Face's: "
+            f"retrolit convert from-hf {folder} NEW_FOLDER"
+        )
+    if content["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: expected format_version {FORMAT_VERSION}, got {content['format_version']}; "
+            "update retrolit"
+        )
+    return _config(content, folder), TensorFolder(folder)
+
+
+def _open_lightning(path: Path) -> tuple[GPTConfig, Mapping[str, Tensor]]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ValueError(f"{path}: damaged, or not a checkpoint of retrolit's training ({reason})") from error
+    if not isinstance(checkpoint, dict) or "retrolit" not in checkpoint:
+        raise ValueError(f"{path}: expected a checkpoint of retrolit's training, got another torch file")
+    tensors = {
+        name.removeprefix(LIGHTNING_PREFIX): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(LIGHTNING_PREFIX)
+    }
+    return _config(checkpoint["retrolit"], path), tensors
+
+
+def _config(content: dict[str, Any], where: Path) -> GPTConfig:
+    model_type = content["model_type"]
+    if model_type != "gpt":
+        raise ValueError(f"{where}: expected model_type gpt, got {model_type}; update retrolit")
+    return GPTConfig.from_dict(content["config"])
+
+
+def _only_expected(
+    tensors: Iterable[tuple[str, Tensor]], shapes: dict[str, torch.Size], where: Path
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors as they come, each checked; at the end none may be missing."""
+    found = set()
+    for name, tensor in tensors:
+        found.add(name)
+        if name in shapes:
+            _check_shape(name, tensor, shapes[name], where)
+        yield name, tensor
+    refuse_other_names(shapes, found, where)
+
+
+def _check_shape(name: str, tensor: Tensor, expected: torch.Size, where: Path) -> None:
+    if tensor.shape != expected:
+        raise ValueError(
+            f"{where}: {name}: expected the shape {tuple(expected)} from the config, got {tuple(tensor.shape)}"
+        )
+
+
+def _is_model_folder(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file() and read_json(folder / CONFIG_FILE).get("format") == "retrolit"
+
+
+def _what_it_may_be(folder: Path) -> str:
+    if (folder / "model" / CONFIG_FILE).is_file():
+        return f"; did you mean {folder / 'model'}?"
+    if (folder / "latest_checkpointed_iteration.txt").is_file():
+        return f"; it is Megatron's: retrolit convert from-megatron {folder} NEW_FOLDER"
+    return ""
