@@ -1,15 +1,18 @@
 """From text to documents to tokens."""
 
+from retrolit.tokens.bpe import BPETokenizer, train_bpe
 from retrolit.tokens.store import TokenStore, token_dtype
 from retrolit.tokens.store_writer import StoreWriter, write_store
 from retrolit.tokens.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
 __all__ = [
+    "BPETokenizer",
     "ByteTokenizer",
     "StoreWriter",
     "TokenStore",
     "Tokenizer",
     "load_tokenizer",
     "token_dtype",
+    "train_bpe",
     "write_store",
 ]

@@ -12,6 +12,7 @@ from retrolit.storage import read_json, write_json
 END_OF_DOCUMENT = "<|endoftext|>"
 
 BYTES_FILE = "retrolit_tokenizer.json"
+BYTES_CONTENT = {"type": "bytes", "version": 1}
 
 
 @runtime_checkable
@@ -68,7 +69,7 @@ class ByteTokenizer:
         return bytes(i for i in ids if i < self.eod_id).decode(errors="replace")
 
     def save(self, folder: str | Path) -> None:
-        write_json(Path(folder) / BYTES_FILE, {"type": "bytes", "version": 1})
+        write_json(Path(folder) / BYTES_FILE, BYTES_CONTENT)
 
 
 def to_utf8(text: str) -> bytes:
@@ -82,16 +83,54 @@ def to_utf8(text: str) -> bytes:
         ) from None
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a folder. Raises FileNotFoundError or ValueError."""
+def load_tokenizer(path: str | Path, eod_token: str | None = None) -> Tokenizer:
+    """The tokenizer in a folder (a model folder, too) or file; what it is follows from the files' names.
+
+    tokenizer.json (Hugging Face), vocab.json + merges.txt (GPT-2), a .model file (SentencePiece), or the byte
+    tokenizer's own file. `eod_token` names the token that closes a document where the files do not say which.
+    Raises FileNotFoundError when there is none, ValueError when the file is something else.
+    """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: expected a tokenizer's folder or file, got nothing there")
+    if path.is_file():
+        return _load_file(path, eod_token)
+    models = sorted(path.glob("*.model"))
     if (path / BYTES_FILE).is_file():
-        return _load_bytes(path / BYTES_FILE)
-    raise FileNotFoundError(f"{path}: no tokenizer here")
+        return _load_file(path / BYTES_FILE, eod_token)
+    if (path / "tokenizer.json").is_file():
+        return _load_file(path / "tokenizer.json", eod_token)
+    if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
+        from retrolit.tokens.bpe import load_gpt2_files
+
+        return load_gpt2_files(path / "vocab.json", path / "merges.txt", eod_token)
+    if len(models) == 1:
+        return _load_file(models[0], eod_token)
+    found = f"{len(models)} .model files: name one" if models else "none of them"
+    raise FileNotFoundError(
+        f"{path}: expected {BYTES_FILE}, tokenizer.json, vocab.json + merges.txt or a SentencePiece .model, got {found}"
+    )
 
 
-def _load_bytes(path: Path) -> ByteTokenizer:
-    content = read_json(path)
-    if content != {"type": "bytes", "version": 1}:
-        raise ValueError(f"{path}: expected the byte tokenizer, version 1, got {content}")
-    return ByteTokenizer()
+def eos_token_beside(path: Path) -> str | None:
+    """The eos_token of the tokenizer_config.json beside a tokenizer's file, where there is one."""
+    config = path.with_name("tokenizer_config.json")
+    token = read_json(config).get("eos_token") if config.is_file() else None
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _load_file(path: Path, eod_token: str | None) -> Tokenizer:
+    if path.name == BYTES_FILE:
+        content = read_json(path)
+        if content != BYTES_CONTENT:
+            raise ValueError(f"{path}: expected the byte tokenizer, version 1, got {content}")
+        return ByteTokenizer()
+    if path.suffix == ".json":
+        from retrolit.tokens.bpe import load_tokenizer_json
+
+        return load_tokenizer_json(path, eod_token)
+    if path.suffix == ".model":
+        from retrolit.tokens.spm import load_sentencepiece
+
+        return load_sentencepiece(path, eod_token)
+    raise ValueError(f"{path}: expected a tokenizer's .json or .model, got {path.suffix or 'no ending'}")

@@ -1,0 +1,132 @@
+"""Tokenizers of the `tokenizers` library: tokenizer.json, GPT-2's files, and the byte-level BPE we train."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from retrolit.storage import atomic_write, write_json
+from retrolit.tokens.tokenizer import END_OF_DOCUMENT, eos_token_beside, to_utf8
+
+# The token that closes a document, when neither the caller nor tokenizer_config.json names it: the first of these.
+USUAL_EOD_TOKENS = (END_OF_DOCUMENT, "</s>", "<|end_of_text|>", "<eos>", "<|eos|>")
+
+
+class BPETokenizer:
+    """A tokenizer described by the text of a tokenizer.json, which is kept and saved as it came."""
+
+    def __init__(self, content: str, eod_token: str) -> None:
+        self._content = content
+        self.eod_token = eod_token
+        self._tokenizer = tokenizers.Tokenizer.from_str(content)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        # Marked as special, and special tokens are never read from text: no document can forge its own end.
+        self._tokenizer.add_special_tokens([eod_token])
+        self._tokenizer.encode_special_tokens = True
+        self.eod_id: int = self._tokenizer.token_to_id(eod_token)
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self.fingerprint = hashlib.sha256(json.dumps([content, eod_token]).encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:  # the library's word for a text that is no Unicode
+            for text in texts:
+                to_utf8(text)
+            raise
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, as transformers' AutoTokenizer reads them too."""
+        with atomic_write(Path(folder) / "tokenizer.json") as file:
+            file.write(self._content.encode())
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.eod_token}
+        write_json(Path(folder) / "tokenizer_config.json", config)
+
+    def __reduce__(self) -> tuple:
+        return BPETokenizer, (self._content, self.eod_token)
+
+
+def load_tokenizer_json(path: Path, eod_token: str | None = None) -> BPETokenizer:
+    """The tokenizer in a tokenizer.json. Raises ValueError when it is none, or its end-of-document token is unknown."""
+    content = path.read_bytes().decode(errors="replace")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(content)
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{path}: expected a tokenizer.json of Hugging Face's tokenizers library ({error})") from error
+    if eod_token is None:
+        eod_token = eos_token_beside(path)
+    return BPETokenizer(content, _check_eod(tokenizer, eod_token, path))
+
+
+def load_gpt2_files(vocab: Path, merges: Path, eod_token: str | None = None) -> BPETokenizer:
+    """GPT-2's byte-level BPE from vocab.json and merges.txt; its <|endoftext|>, a mere word there, is special here."""
+    try:
+        tokenizer = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{vocab}, {merges}: expected GPT-2's vocabulary and merges ({error})") from error
+    _make_byte_level(tokenizer)
+    eod_token = _check_eod(tokenizer, eod_token, vocab)
+    tokenizer.add_special_tokens([eod_token])
+    return BPETokenizer(tokenizer.to_str(), eod_token)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+    """A byte-level BPE of exactly `vocab_size` ids, learned from these texts; <|endoftext|> is id 0.
+
+    Any text can be encoded: the 256 bytes are in the vocabulary. Raises ValueError when the texts are too few to learn
+    that many merges.
+    """
+    smallest = 256 + 1
+    if vocab_size < smallest:
+        raise ValueError(
+            f"vocab_size: expected at least {smallest} (256 bytes and {END_OF_DOCUMENT}), got {vocab_size}"
+        )
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    _make_byte_level(tokenizer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_DOCUMENT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise ValueError(
+            f"vocab_size: expected {vocab_size}, but the train documents give only {tokenizer.get_vocab_size()} "
+            f"tokens; ask for fewer or bring more text"
+        )
+    return BPETokenizer(tokenizer.to_str(), END_OF_DOCUMENT)
+
+
+def _make_byte_level(tokenizer: tokenizers.Tokenizer) -> None:
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+
+
+def _check_eod(tokenizer: tokenizers.Tokenizer, eod_token: str | None, path: Path) -> str:
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    if eod_token is not None:
+        if eod_token not in known:
+            raise ValueError(f"{path}: expected {eod_token!r} in the vocabulary to close documents, it is not there")
+        return eod_token
+    for token in USUAL_EOD_TOKENS:
+        if token in known:
+            return token
+    special = sorted(token.content for token in tokenizer.get_added_tokens_decoder().values())
+    raise ValueError(
+        f"{path}: which token closes a document? Expected one of {', '.join(USUAL_EOD_TOKENS)}; its special tokens are "
+        f"{', '.join(special) or 'none'}; name one as tokenizer.eod_token"
+    )

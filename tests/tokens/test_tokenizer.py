@@ -1,0 +1,180 @@
+"""Tokenizers: lossless, never forging the end of a document, and the same after saving."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from retrolit.tokens import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
+
+TEXTS = [
+    "",
+    "Hello world!",
+    "two\n\nlines\r\n\ttabs   spaces ",
+    "Grüße, 東京, 🦉👩🏽‍🚀",
+    "NUL \0 and U+0085 \x85 and U+2028 \u2028",
+    "A document may spell <|endoftext|> or </s> and stay text.",
+    "x" * 10_000,
+]
+CORPUS = [f"The owl number {i} reads a book about {i * i} old stars, quietly." for i in range(500)]
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Tokenizer:
+    return train_bpe(CORPUS, vocab_size=400)
+
+
+@pytest.fixture(scope="module")
+def gpt2(shared: Path) -> Tokenizer:
+    return load_tokenizer(shared / "data/tokenizers/gpt2")
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sentencepiece = pytest.importorskip("sentencepiece", reason="needs the extra sentencepiece")
+    prefix = tmp_path_factory.mktemp("spm") / "owls"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_prefix=str(prefix), vocab_size=120, byte_fallback=False, minloglevel=2
+    )
+    return prefix.with_suffix(".model")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "gpt2"])
+def test_text_comes_back_and_never_holds_the_end_of_document(kind: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = ByteTokenizer() if kind == "bytes" else request.getfixturevalue(kind)
+    assert isinstance(tokenizer, Tokenizer)
+    for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
+        assert ids == tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.decode([*ids, tokenizer.eod_id]) == text
+        assert tokenizer.eod_id not in ids
+        assert all(0 <= i < tokenizer.vocab_size for i in ids)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_a_lone_surrogate_is_refused(kind: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = ByteTokenizer() if kind == "bytes" else request.getfixturevalue(kind)
+    with pytest.raises(ValueError, match=r"lone surrogate \(U\+D800 at character 3\)"):
+        tokenizer.encode_batch(["fine", "abc\ud800"])
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "gpt2"])
+def test_saved_is_loaded(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    tokenizer = ByteTokenizer() if kind == "bytes" else request.getfixturevalue(kind)
+    tokenizer.save(tmp_path)
+    for again in (load_tokenizer(tmp_path), pickle.loads(pickle.dumps(tokenizer))):
+        assert again.fingerprint == tokenizer.fingerprint
+        assert (again.vocab_size, again.eod_id) == (tokenizer.vocab_size, tokenizer.eod_id)
+        assert again.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
+
+
+def test_gpt2s_ids(gpt2: Tokenizer) -> None:
+    assert gpt2.encode("Hello world!") == [15496, 995, 0]
+    assert (gpt2.eod_id, gpt2.vocab_size) == (50256, 50257)
+
+
+def test_training_learns_and_is_reproducible(bpe: Tokenizer) -> None:
+    assert bpe.vocab_size == 400
+    assert train_bpe(CORPUS, 400).fingerprint == bpe.fingerprint
+    assert train_bpe(CORPUS, 401).fingerprint != bpe.fingerprint
+    assert len(bpe.encode(CORPUS[7])) < len(CORPUS[7]) / 3
+    with pytest.raises(ValueError, match="expected at least 257"):
+        train_bpe(CORPUS, 256)
+    with pytest.raises(ValueError, match=r"expected 5000, but the train documents give only \d+ tokens"):
+        train_bpe(CORPUS, 5000)
+
+
+def test_the_end_of_document_token_is_found_or_asked_for(bpe: Tokenizer, tmp_path: Path) -> None:
+    bpe.save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert content["added_tokens"][0]["content"] == "<|endoftext|>"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "owl"}}))
+    renamed = json.loads(json.dumps(content).replace("<|endoftext|>", "<|stop|>"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(renamed))
+    with pytest.raises(ValueError, match="expected 'owl' in the vocabulary to close documents"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match=r"its special tokens are <\|stop\|>; name one as tokenizer.eod_token"):
+        load_tokenizer(tmp_path)
+    assert load_tokenizer(tmp_path, eod_token="<|stop|>").eod_id == 0
+
+
+def test_an_end_of_document_that_was_not_special_becomes_it(bpe: Tokenizer, tmp_path: Path) -> None:
+    bpe.save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["added_tokens"][0]["special"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.eod_id == 0
+    assert 0 not in tokenizer.encode("spelled <|endoftext|> out")
+
+
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected a tokenizer's folder or file"):
+        load_tokenizer(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"a SentencePiece \.model, got none of them"):
+        load_tokenizer(tmp_path)
+    for name, message in {
+        "tokenizer.json": "expected a tokenizer.json of Hugging Face's",
+        "retrolit_tokenizer.json": "expected the byte tokenizer, version 1",
+        "x.txt": "expected a tokenizer's .json or .model, got .txt",
+    }.items():
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(ValueError, match=message):
+            load_tokenizer(tmp_path / name)
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2/vocab.json").write_text("{}")
+    (tmp_path / "gpt2/merges.txt").write_text("a b\n")
+    with pytest.raises(ValueError, match="expected GPT-2's vocabulary and merges"):
+        load_tokenizer(tmp_path / "gpt2")
+
+
+def test_sentencepiece_gives_its_own_ids(sentencepiece_file: Path, tmp_path: Path) -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    reference = SentencePieceProcessor(model_file=str(sentencepiece_file))
+    tokenizer = load_tokenizer(sentencepiece_file.parent)
+    assert isinstance(tokenizer, Tokenizer)
+    assert tokenizer.encode_batch(CORPUS[:50]) == [reference.encode(text) for text in CORPUS[:50]]
+    assert tokenizer.decode([*tokenizer.encode(CORPUS[3]), tokenizer.eod_id]) == CORPUS[3]
+    assert (tokenizer.eod_id, tokenizer.vocab_size) == (reference.eos_id(), 120)
+    assert tokenizer.eod_id not in tokenizer.encode("spelled </s> out")
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint == pickle.loads(pickle.dumps(tokenizer)).fingerprint
+    assert load_tokenizer(tmp_path / "tokenizer.model").fingerprint == tokenizer.fingerprint
+    with pytest.raises(ValueError, match="lone surrogate"):
+        tokenizer.encode("\udfff")
+
+
+def test_sentencepieces_end_of_document_must_be_a_control_piece(sentencepiece_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a control piece 'owl' to close documents"):
+        load_tokenizer(sentencepiece_file, eod_token="owl")
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_file.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<s>"}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.eod_id == 1
+    tokenizer.save(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").fingerprint == tokenizer.fingerprint
+    (tmp_path / "other.model").write_bytes(b"nonsense")
+    with pytest.raises(FileNotFoundError, match=r"got 2 \.model files: name one"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=r"expected a SentencePiece \.model, got something else"):
+        load_tokenizer(tmp_path / "other.model")
+
+
+def test_sentencepiece_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    really_import = builtins.__import__
+
+    def without_sentencepiece(name: str, *args: object, **kwargs: object) -> object:
+        if name == "sentencepiece":
+            raise ImportError(name)
+        return really_import(name, *args, **kwargs)
+
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    monkeypatch.setattr(builtins, "__import__", without_sentencepiece)
+    with pytest.raises(ValueError, match=r'pip install "retrolit\[sentencepiece\]"'):
+        load_tokenizer(tmp_path)
