@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped heads, on torch's fused kernels.
+"""Self-attention with grouped heads, on torch's fused kernels.
 
 B batch, T new tokens, S tokens seen (S = T without a cache), D width, H query heads, G key/value heads, C channels of
 a head.
@@ -15,12 +15,12 @@ from retrolit.models.rotary import Rotation, rotate
 
 
 class SelfAttention(nn.Module):
-    """softmax(q k / sqrt(C)) v over the tokens up to and including one's own.
+    """softmax(q k / sqrt(C)) v: causal over the tokens up to and including one's own, otherwise over all of them.
 
     `qkv` has Megatron's order of rows: for each group its query heads, its key, its value, C rows each.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, *, causal: bool = True) -> None:
         super().__init__()
         assert config.num_query_groups is not None
         assert config.head_dim is not None
@@ -29,6 +29,7 @@ class SelfAttention(nn.Module):
         self.num_groups = config.num_query_groups
         self.head_dim = config.head_dim
         self.dropout = config.attention_dropout
+        self.causal = causal
         rows = (self.num_heads + 2 * self.num_groups) * self.head_dim
         self.qkv = nn.Linear(config.hidden_size, rows, bias=config.qkv_bias)
         self.output = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=config.bias)
@@ -38,7 +39,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D). Causal, unless a mask, bool (1 or B, 1, T, S), says which tokens each one sees."""
+        """(B, T, D) -> (B, T, D). A mask, bool (1 or B, 1, 1 or T, S), says which tokens each one sees in causality's place."""
         batch, length, _ = x.shape
         grouped = self.qkv(x).view(batch, length, self.num_groups, -1, self.head_dim)  # (B, T, G, H / G + 2, C)
         query, key, value = grouped.split([self.num_heads // self.num_groups, 1, 1], dim=3)
@@ -58,7 +59,7 @@ class SelfAttention(nn.Module):
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             # The kernel's causal triangle starts at the first key: right only for a sequence from its beginning.
-            is_causal=mask is None and length > 1,
+            is_causal=self.causal and mask is None and length > 1,
             enable_gqa=self.num_groups != self.num_heads,
         )  # (B, H, T, C)
         return self.output(attended.transpose(1, 2).reshape(batch, length, -1))

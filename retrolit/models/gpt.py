@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from retrolit.models.cache import KVCache
 from retrolit.models.config import GPTConfig
-from retrolit.models.layer import TransformerLayer
-from retrolit.models.loss import Loss, chunked_cross_entropy
+from retrolit.models.layer import Cross, TransformerLayer
+from retrolit.models.loss import Loss, masked_loss
 from retrolit.models.norms import make_norm
 from retrolit.models.rotary import RotaryTables
 
@@ -54,8 +54,8 @@ class GPT(nn.Module):
         """(V, D): what turns hidden states into logits; the token embedding itself where the two are tied."""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def hidden_states(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(B, T) token ids -> (B, T, D) after the final norm.
+    def hidden_states(self, tokens: Tensor, cache: KVCache | None = None, cross: Cross | None = None) -> Tensor:
+        """(B, T) token ids -> (B, T, D) after the final norm; `cross` is run in the layers with a cross-attention.
 
         Raises ValueError where the tokens reach beyond learned positions or do not fit into the cache.
         """
@@ -79,9 +79,9 @@ class GPT(nn.Module):
         recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled() and cache is None
         for index, layer in enumerate(self.layers):
             if recompute:
-                x = cast(Tensor, checkpoint(layer, x, rotation, use_reentrant=False))
+                x = cast(Tensor, checkpoint(layer, x, rotation, cross=cross, use_reentrant=False))
             else:
-                x = layer(x, rotation, mask, None if cache is None else cache.layers[index])
+                x = layer(x, rotation, mask, None if cache is None else cache.layers[index], cross)
         return x if self.final_norm is None else self.final_norm(x)
 
     def loss(self, tokens: Tensor, labels: Tensor, loss_mask: Tensor | None = None) -> Loss:
@@ -90,15 +90,7 @@ class GPT(nn.Module):
         `loss_mask` (B, T), bool or float, weighs the tokens in the mean; every token counts 1 when not given. Masked
         labels must be ids of the vocabulary too. A mask that keeps nothing gives a mean of 0.
         """
-        hidden = self.hidden_states(tokens)
-        if loss_mask is None:
-            weights = torch.full(labels.shape, 1 / labels.numel(), device=labels.device)
-        else:
-            weights = loss_mask.float() / loss_mask.sum().clamp(min=torch.finfo(torch.float32).tiny)
-        mean, losses = chunked_cross_entropy(
-            hidden.flatten(0, 1), self.output_weight, labels.flatten(), weights.flatten()
-        )
-        return Loss(mean=mean, tokens=losses.view_as(labels).float())
+        return masked_loss(self.hidden_states(tokens), self.output_weight, labels, loss_mask)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -106,18 +98,7 @@ class GPT(nn.Module):
 
         Biases 0, norms the identity. The same generator state gives the same weights.
         """
-        std = self.config.init_std
-        scaled = std / (2 * self.config.num_layers) ** 0.5
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                into_residual = name.endswith(("attention.output", "mlp.down"))
-                nn.init.normal_(module.weight, std=scaled if into_residual else std, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=std, generator=generator)
-            elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-                module.reset_parameters()
+        initialize(self, self.config, generator)
 
     def num_parameters(self) -> int:
         """Number of weights; tied embeddings count once."""
@@ -131,8 +112,11 @@ class GPT(nn.Module):
         """
         config = self.config
         assert config.head_dim is not None
-        matrices = [module.weight for module in self.layers.modules() if isinstance(module, nn.Linear)]
-        multiplying = sum(matrix.numel() for matrix in [*matrices, self.output_weight])
+        multiplying = self.output_weight.numel() + sum(
+            module.weight.numel()
+            for name, module in self.layers.named_modules()
+            if isinstance(module, nn.Linear) and "cross_attention" not in name
+        )
         attention = 12 * config.num_layers * config.num_attention_heads * config.head_dim * sequence_length
         return 6 * multiplying + attention
 
@@ -142,3 +126,19 @@ class GPT(nn.Module):
                 f"tokens: expected at most {self.config.max_position_embeddings} positions "
                 f"(max_position_embeddings, learned), got {end}; shorten the sequence or use rope"
             )
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, config: GPTConfig, generator: torch.Generator | None = None) -> None:
+    """Fresh weights for everything inside `module`, as `GPT.reset_parameters` says, in the order of its parts."""
+    scaled = config.init_std / (2 * config.num_layers) ** 0.5
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            into_residual = name.endswith(("attention.output", "mlp.down"))
+            nn.init.normal_(part.weight, std=scaled if into_residual else config.init_std, generator=generator)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=config.init_std, generator=generator)
+        elif isinstance(part, nn.LayerNorm | nn.RMSNorm):
+            part.reset_parameters()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from retrolit.models.attention import SelfAttention
@@ -15,11 +17,11 @@ from retrolit.models.rotary import Rotation
 class TransformerLayer(nn.Module):
     """A pre-norm layer. Retro puts a cross-attention between its two halves; in a plain GPT that is None."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, *, causal: bool = True) -> None:
         super().__init__()
         self.parallel_residual = config.parallel_residual
         self.attention_norm = make_norm(config)
-        self.attention = SelfAttention(config)
+        self.attention = SelfAttention(config, causal=causal)
         self.cross_attention_norm: nn.Module | None = None
         self.cross_attention: nn.Module | None = None
         self.mlp_norm = make_norm(config)
@@ -27,11 +29,20 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(
-        self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        cross: Cross | None = None,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D); rotation, mask and cache are the self-attention's."""
-        attended = self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
-        if self.parallel_residual:
-            return x + attended + self.dropout(self.mlp(self.mlp_norm(x)))
-        x = x + attended
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        """(B, T, D) -> (B, T, D); rotation, mask and cache are the self-attention's, cross is for Retro's layers."""
+        attended = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
+        if cross is not None and self.cross_attention is not None:
+            attended = cross(self, attended)
+        source = x if self.parallel_residual else attended
+        return attended + self.dropout(self.mlp(self.mlp_norm(source)))
+
+
+Cross = Callable[[TransformerLayer, Tensor], Tensor]
+"""Retro's step between the halves of a layer: the residual stream (B, T, D) with what cross-attention finds added."""

@@ -38,6 +38,16 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, weight
     return _ChunkedCrossEntropy.apply(hidden, weight, labels, weights)  # pyright: ignore[reportReturnType]
 
 
+def masked_loss(hidden: Tensor, weight: Tensor, labels: Tensor, loss_mask: Tensor | None = None) -> Loss:
+    """The `Loss` of hidden states (B, T, D) and output weight (V, D) for labels (B, T); see `GPT.loss` for the mask."""
+    if loss_mask is None:
+        weights = torch.full(labels.shape, 1 / labels.numel(), device=labels.device)
+    else:
+        weights = loss_mask.float() / loss_mask.sum().clamp(min=torch.finfo(torch.float32).tiny)
+    mean, losses = chunked_cross_entropy(hidden.flatten(0, 1), weight, labels.flatten(), weights.flatten())
+    return Loss(mean=mean, tokens=losses.view_as(labels).float())
+
+
 def _rows_per_chunk(vocab_size: int) -> int:
     """As many rows as make a few megabytes of logits, and enough of them to keep the matmuls efficient."""
     return max(64, 2**21 // vocab_size)
