@@ -28,6 +28,10 @@ class LayerCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
+    def keep(self, rows: Tensor) -> None:
+        """Forgets all rows but these, (kept rows,) int64."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
 
 class KVCache:
     """The memory of a generation: `model(tokens, cache=cache)` appends tokens' columns and sees all earlier ones.
@@ -62,6 +66,14 @@ class KVCache:
     def length(self) -> int:
         """Columns filled so far."""
         return self.layers[0].length
+
+    def keep(self, rows: Tensor) -> None:
+        """Forgets all rows but these, (kept rows,) int64, in this order: those of a batch that are not finished."""
+        for layer in self.layers:
+            layer.keep(rows)
+        if self.left_padding is not None:
+            kept = self.left_padding[rows]
+            self.left_padding = kept if kept.any() else None
 
     def positions(self, num_new: int) -> Tensor | None:
         """(B, T) positions of the next `num_new` columns; None where every row's are length .. length + T - 1."""

@@ -1,0 +1,224 @@
+"""Prompts to text: every prompt's tokens once, then one token a step for all rows that are not finished.
+
+B rows (prompts that are not finished), T columns of the longest prompt, V the tokenizer's vocabulary. The picture:
+
+    prompts -> (B, T), padded at the left -> prefill -> [draw a token a row -> drop finished rows -> decode] ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from retrolit.generation.sampling import SamplingConfig, next_tokens
+from retrolit.generation.text import TextStream
+from retrolit.models import GPT, KVCache
+from retrolit.tokens import Tokenizer
+
+FinishReason = Literal["stop", "end", "length"]
+
+
+@dataclass
+class Generation:
+    """How one prompt was continued."""
+
+    text: str
+    """The continuation, without the prompt and without the stop text."""
+
+    tokens: list[int]
+    """The ids drawn, those of a stop text too, the end-of-document token not."""
+
+    finish_reason: FinishReason
+    """stop: a stop text came; end: the model ended the document; length: max_new_tokens were drawn."""
+
+
+class Generator:
+    """A model and its tokenizer, continuing text.
+
+    A prompt is continued in the same way alone and beside others: padding is never seen, and each row draws from a
+    random generator of its own. (Floating-point sums may differ in their last bits with the batch size, and with them,
+    rarely, a choice between two tokens of almost equal logits.) An empty prompt starts from the end-of-document token,
+    as every document of the training does.
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise ValueError(
+                f"tokenizer: expected at most the {model.config.vocab_size} ids the model has (vocab_size), got "
+                f"{tokenizer.vocab_size}; use the tokenizer that the model was trained with"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def generate(
+        self, prompts: Sequence[str], sampling: SamplingConfig | None = None, batch_size: int = 16
+    ) -> list[Generation]:
+        """One continuation a prompt, in their order; `batch_size` of them are computed together.
+
+        The same prompt given twice gets two different samples. Raises ValueError before any work when a prompt and
+        max_new_tokens reach beyond learned positions.
+        """
+        if isinstance(prompts, str):
+            raise ValueError("prompts: expected a list of texts, got one text; write generate([prompt])")
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        sampling = sampling or SamplingConfig()
+        rows = self._rows(prompts, sampling)
+        # Prompts of like length together: less padding.
+        by_length = sorted(rows, key=lambda row: len(row.prompt))
+        for start in range(0, len(rows), batch_size):
+            for _ in self._steps(by_length[start : start + batch_size], sampling):
+                pass
+        return [row.generation() for row in rows]
+
+    def stream(self, prompt: str, sampling: SamplingConfig | None = None) -> Iterator[str]:
+        """The text that `generate` gives for this prompt, in pieces, each as soon as it is certain."""
+        sampling = sampling or SamplingConfig()
+        return self._pieces(self._rows([prompt], sampling)[0], sampling)
+
+    def _pieces(self, row: _Row, sampling: SamplingConfig) -> Iterator[str]:
+        given = 0
+        for _ in self._steps([row], sampling):
+            if len(row.text) > given:
+                yield row.text[given:]
+                given = len(row.text)
+
+    def _rows(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[_Row]:
+        """Every prompt's state before its first token, checked."""
+        seed = sampling.seed
+        if seed is None and sampling.temperature > 0:
+            seed = int(torch.randint(2**62, ()))
+        copies: Counter[str] = Counter()
+        device = self.model.embedding.weight.device
+        rows = []
+        for prompt, encoded in zip(prompts, self.tokenizer.encode_batch(list(prompts)), strict=True):
+            row_seed = _seed(seed, prompt, copies[prompt])
+            copies[prompt] += 1
+            rows.append(
+                _Row(
+                    prompt=encoded or [self.tokenizer.eod_id],
+                    stream=TextStream(self.tokenizer, encoded, sampling.stop),
+                    generator=torch.Generator(device).manual_seed(row_seed),
+                )
+            )
+        self._check_reach(rows, sampling.max_new_tokens)
+        return rows
+
+    def _check_reach(self, rows: Sequence[_Row], max_new_tokens: int) -> None:
+        config = self.model.config
+        limit = config.max_position_embeddings
+        longest = max((len(row.prompt) for row in rows), default=0)
+        if longest + max_new_tokens <= limit:
+            return
+        if config.position_embedding == "learned":
+            remedy = f"set max_new_tokens to at most {limit - longest}" if longest < limit else "shorten the prompt"
+            raise ValueError(
+                f"prompt: expected at most {limit} tokens together with the new ones (max_position_embeddings), got a "
+                f"prompt of {longest} and max_new_tokens {max_new_tokens}; {remedy}"
+            )
+        warnings.warn(
+            f"a prompt of {longest} tokens and max_new_tokens {max_new_tokens} reach beyond the {limit} tokens the "
+            f"model is meant for (max_position_embeddings); the text may get worse from there on",
+            stacklevel=4,
+        )
+
+    @torch.inference_mode()
+    def _steps(self, rows: list[_Row], sampling: SamplingConfig) -> Iterator[None]:
+        """Draws one token for each of the rows at every step, until the last of them is finished."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            logits, cache = prefill(self.model, [row.prompt for row in rows], sampling.max_new_tokens)
+            if not logits.isfinite().all():
+                raise ValueError("the model's logits are not finite: its weights hold NaN, or overflow in this dtype")
+            seen = None if sampling.repetition_penalty == 1 else self._seen(rows)
+            while True:
+                # A model may have more ids than its tokenizer (padding of the vocabulary): those have no text.
+                logits = logits[:, : self.tokenizer.vocab_size]  # (B, V)
+                tokens = next_tokens(logits, sampling, [row.generator for row in rows], seen)  # (B,)
+                for row, token in zip(rows, tokens.tolist(), strict=True):
+                    row.add(token, self.tokenizer.eod_id, sampling.max_new_tokens)
+                yield
+                going = [index for index, row in enumerate(rows) if row.finish_reason is None]
+                if not going:
+                    return
+                if len(going) < len(rows):
+                    rows = [rows[index] for index in going]
+                    kept = torch.tensor(going, device=tokens.device)
+                    tokens, seen = tokens[kept], None if seen is None else seen[kept]
+                    cache.keep(kept)
+                if seen is not None:
+                    seen.scatter_(1, tokens[:, None], True)
+                logits = decode(self.model, tokens, cache)
+        finally:
+            self.model.train(training)
+
+    def _seen(self, rows: Sequence[_Row]) -> Tensor:
+        """(B, V) bool: the tokens of each row's prompt."""
+        seen = torch.zeros(len(rows), self.tokenizer.vocab_size, dtype=torch.bool)
+        for row, marks in zip(rows, seen, strict=True):
+            marks[row.prompt] = True
+        return seen.to(self.model.embedding.weight.device)
+
+
+def prefill(model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, KVCache]:
+    """The logits after each prompt, (B, vocab_size), and a cache of them with room for the tokens that follow."""
+    length = max(len(prompt) for prompt in prompts)
+    tokens = torch.zeros(len(prompts), length, dtype=torch.long)  # (B, T); the padding's id is of no account
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[length - len(prompt) :] = torch.tensor(prompt)
+    padding = torch.tensor([length - len(prompt) for prompt in prompts])
+    weight = model.embedding.weight
+    # The last new token is drawn, never read.
+    room = length + max_new_tokens - 1
+    cache = KVCache(model.config, len(prompts), room, padding, device=weight.device, dtype=weight.dtype)
+    hidden = model.hidden_states(tokens.to(weight.device), cache)  # (B, T, D)
+    return model.logits(hidden[:, -1]), cache
+
+
+def decode(model: GPT, tokens: Tensor, cache: KVCache) -> Tensor:
+    """Reads one token a row, (B,); the logits after it, (B, vocab_size)."""
+    return model(tokens[:, None], cache)[:, -1]
+
+
+@dataclass
+class _Row:
+    """One prompt and what it has been continued by so far."""
+
+    prompt: list[int]
+    stream: TextStream
+    generator: torch.Generator
+
+    def __post_init__(self) -> None:
+        self.tokens: list[int] = []
+        self.text = ""
+        self.finish_reason: FinishReason | None = None
+
+    def add(self, token: int, eod_id: int, max_new_tokens: int) -> None:
+        if token == eod_id:
+            self.finish_reason = "end"
+        else:
+            self.tokens.append(token)
+            self.text += self.stream.push(token)
+            if self.stream.stopped:
+                self.finish_reason = "stop"
+            elif len(self.tokens) == max_new_tokens:
+                self.finish_reason = "length"
+        if self.finish_reason is not None:
+            self.text += self.stream.finish()
+
+    def generation(self) -> Generation:
+        assert self.finish_reason is not None
+        return Generation(self.text, self.tokens, self.finish_reason)
+
+
+def _seed(seed: int | None, prompt: str, copy: int) -> int:
+    """A row's own seed: of the prompt and how often it came before, so that its place in the batch does not matter."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {copy} {prompt}".encode(), digest_size=8).digest(), "big")
