@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from retrolit.checkpoint.tables import GATE_THEN_UP, Rule, refuse_lost_switches
+from retrolit.checkpoint.tables import GATE_THEN_UP, Rule, lost_switches
 from retrolit.models import GPTConfig, RopeScaling
 
 Spelling = Literal["local", "te", "legacy"]
@@ -55,7 +55,7 @@ FIRST_LINEAR = {
     "legacy": "language_model.encoder.layers.{n}.mlp.dense_h_to_4h.{p}",
 }
 
-# Tensor parallelism by our names: what is cut by rows, what by columns (its bias is not); all else is whole on every rank.
+# Tensor parallelism by our names: what is cut by rows, what by columns (its bias is not); the rest is whole.
 CUT_BY_ROWS = ("embedding", "output", "attention.qkv", "mlp.gate", "mlp.up")
 CUT_BY_COLUMNS = ("attention.output", "mlp.down")
 
@@ -204,8 +204,9 @@ def options_from_config(config: GPTConfig, padded_vocab_size: int, tensor_parall
         "use_legacy_models": False,
         "retro_add_retriever": False,
     }
-    back = config_from_options(options | {"padded_vocab_size": config.vocab_size})
-    refuse_lost_switches(config, back, "Megatron")
+    lost = lost_switches(config, config_from_options(options | {"padded_vocab_size": config.vocab_size}))
+    if lost:
+        raise ValueError(f"Megatron has no option for {', '.join(lost)}; this model cannot be written for it")
     return options
 
 

@@ -223,7 +223,7 @@ def _flatten(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _is_weight(name: str, value: Any) -> bool:
-    """Not a weight: TransformerEngine's and Megatron's `_extra_state`, and the rotary tables that old versions saved."""
+    """Not weights: `_extra_state` (TransformerEngine's) and the rotary tables that old versions saved."""
     return isinstance(value, Tensor) and not name.endswith(("_extra_state", "inv_freq"))
 
 

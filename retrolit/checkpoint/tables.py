@@ -31,12 +31,14 @@ class Layout:
 
 def _join_heads(config: GPTConfig, tensors: Tensors) -> Tensors:
     """Query, key and value (H d or G d rows each) to one tensor: per group its query heads, its key, its value."""
+    assert config.num_query_groups is not None
     groups = config.num_query_groups
     return [torch.cat([tensor.unflatten(0, (groups, -1)) for tensor in tensors], dim=1).flatten(0, 1)]
 
 
 def _separate_heads(config: GPTConfig, tensors: Tensors) -> Tensors:
-    assert config.num_query_groups and config.head_dim
+    assert config.num_query_groups is not None
+    assert config.head_dim is not None
     queries = config.num_attention_heads // config.num_query_groups * config.head_dim
     grouped = tensors[0].unflatten(0, (config.num_query_groups, -1))
     return [part.flatten(0, 1) for part in grouped.split([queries, config.head_dim, config.head_dim], dim=1)]
@@ -122,15 +124,13 @@ def refuse_other_names(needed: Collection[str], found: Collection[str], where: o
         raise ValueError(f"{where}: the tensors are not those its config asks for: {'; '.join(said)}")
 
 
-def refuse_lost_switches(config: GPTConfig, back: GPTConfig, whom: str) -> None:
-    """Raise ValueError naming the fields that changed on the way to the other side's options and back."""
-    lost = [
+def lost_switches(config: GPTConfig, back: GPTConfig) -> list[str]:
+    """The fields, with their values, that changed on the way to the other side's options and back."""
+    return [
         f"{field.name}={getattr(config, field.name)!r}"
         for field in fields(config)
         if getattr(config, field.name) != getattr(back, field.name)
     ]
-    if lost:
-        raise ValueError(f"{whom} has no option for {', '.join(lost)}; this model cannot be written for it")
 
 
 def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 A torch file is a pickle, and a pickle is a program: it may name any function and call it. torch's own weights-only
 reader is used, which knows a short list of functions and never imports a name. Megatron's files also name classes of
-NVIDIA's packages, for enums and options; those names get an inert stand-in that keeps what it is given. Any other name is
-refused before a single instruction of the file is carried out.
+NVIDIA's packages, for enums and options; those names get an inert stand-in that keeps what it is given. Any other name
+is refused before a single instruction of the file is carried out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FOREIGN_NAMES = (
 
 
 class StandIn:
-    """An object whose class is not loaded: it keeps the arguments and the state it was pickled with, and does nothing."""
+    """An object whose class is not loaded: it keeps the arguments and the state it was pickled with, no more."""
 
     arguments: tuple = ()
     state: Any = None
@@ -51,8 +51,8 @@ class StandIn:
 def load_foreign(path: Path) -> Any:
     """The content of a torch file written by another program, its tensors memory-mapped on the CPU.
 
-    `argparse.Namespace` comes back as itself; objects of unknown classes are `StandIn`s. A file that names anything else,
-    is damaged, or is older than torch 1.6's zip format raises ValueError.
+    `argparse.Namespace` comes back as itself; objects of unknown classes are `StandIn`s. A file that names anything
+    else, is damaged, or is older than torch 1.6's zip format raises ValueError.
     """
     try:
         named = sorted(get_unsafe_globals_in_checkpoint(str(path)))
@@ -75,7 +75,7 @@ def load_foreign(path: Path) -> Any:
 
 
 def _is_harmless(name: str) -> bool:
-    return name == "argparse.Namespace" or name in FOREIGN_NAMES or name.split(".")[0] in FOREIGN_PACKAGES
+    return name == "argparse.Namespace" or name in FOREIGN_NAMES or name.partition(".")[0] in FOREIGN_PACKAGES
 
 
 def _first_line(error: Exception) -> str:
