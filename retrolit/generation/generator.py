@@ -99,13 +99,13 @@ class Generator:
         device = self.model.embedding.weight.device
         rows = []
         for prompt, encoded in zip(prompts, self.tokenizer.encode_batch(list(prompts)), strict=True):
-            row_seed = _seed(seed, prompt, copies[prompt])
+            own_seed = row_seed(seed, prompt, copies[prompt])
             copies[prompt] += 1
             rows.append(
                 _Row(
                     prompt=encoded or [self.tokenizer.eod_id],
                     stream=TextStream(self.tokenizer, encoded, sampling.stop),
-                    generator=torch.Generator(device).manual_seed(row_seed),
+                    generator=torch.Generator(device).manual_seed(own_seed),
                 )
             )
         self._check_reach(rows, sampling.max_new_tokens)
@@ -219,6 +219,6 @@ class _Row:
         return Generation(self.text, self.tokens, self.finish_reason)
 
 
-def _seed(seed: int | None, prompt: str, copy: int) -> int:
+def row_seed(seed: int | None, prompt: str, copy: int) -> int:
     """A row's own seed: of the prompt and how often it came before, so that its place in the batch does not matter."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {copy} {prompt}".encode(), digest_size=8).digest(), "big")
