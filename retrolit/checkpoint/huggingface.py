@@ -102,9 +102,10 @@ def _from_gguf(source: Path, destination: Path) -> list[str]:
     except ImportError as error:
         raise ValueError(f'{source}: reading GGUF needs transformers and gguf; pip install "retrolit[hf]"') from error
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name)
+    config = model.config.to_dict() | {"quantization_config": None}  # transformers has undone it while reading
     with TemporaryDirectory() as folder:
         AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
-        notes = _convert(model.config.to_dict(), model.state_dict(), Path(folder), source, destination)
+        notes = _convert(config, model.state_dict(), Path(folder), source, destination)
     return [*notes, "GGUF weights, quantized in the file, are now float32"]
 
 
