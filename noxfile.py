@@ -1,5 +1,6 @@
 """The project's checks, each in an environment of its own: `nox -l` lists them, `nox` runs the default ones."""
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -52,10 +53,17 @@ def layers(session: nox.Session) -> None:
 
 @nox.session
 def recipes(session: nox.Session) -> None:
-    """The tiny recipe from prepare to generate, as a user types it, in a folder of its own."""
+    """The tiny recipe from text to a sample, as a user types it, in an empty folder."""
     install(session)
-    folder = Path(session.create_tmp()) / "tiny"
-    session.run("python", "-m", "tests.walkthrough", "tiny", str(folder), external=False)
+    tiny = Path("recipes/tiny").resolve()
+    with session.chdir(session.create_tmp()):
+        shutil.rmtree("prepared", ignore_errors=True)
+        shutil.rmtree("runs", ignore_errors=True)
+        session.run("retrolit", "prepare", "-c", str(tiny / "data.yaml"))
+        session.run("retrolit", "inspect", "documents", "prepared/tiny", "--number", "2")
+        session.run("retrolit", "fit", "-c", str(tiny / "gpt.yaml"))
+        session.run("retrolit", "test", "-c", "runs/tiny-gpt/config.yaml")
+        session.run("retrolit", "generate", "runs/tiny-gpt/model", "--prompt", "Return", "--max_new_tokens", "32")
 
 
 @nox.session
