@@ -57,6 +57,9 @@ class Share:
         return number % self.world == self.rank
 
 
+EVERYTHING = Share()
+
+
 def default_processes() -> int:
     """One process for each core this process may use, divided by the processes torchrun started beside it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -68,7 +71,7 @@ def run_blocks(
     tasks: Iterable[Any],
     work: Callable[[Any], Arrays],
     processes: int = 1,
-    share: Share = Share(),
+    share: Share = EVERYTHING,
 ) -> int:
     """Does block n = `work`(task n) for the blocks of `share` that `folder` lacks; returns the number of tasks.
 
@@ -148,8 +151,8 @@ def _run_in_processes(todo: Iterable[tuple[Path, Any]], work: Callable[[Any], Ar
             pending = _collect(pending)
     except BrokenProcessPool as error:
         raise OSError(
-            "a worker process died, perhaps for lack of memory; finished blocks are kept: run the same command again, "
-            "with fewer processes if it happens again"
+            "a worker process died, perhaps for lack of memory (or, started from a script, for want of its "
+            "if __name__ == '__main__'); finished blocks are kept: run the same command again, with fewer processes"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -158,7 +161,8 @@ def _run_in_processes(todo: Iterable[tuple[Path, Any]], work: Callable[[Any], Ar
 def _collect(pending: set[Future[None]]) -> set[Future[None]]:
     done, rest = wait(pending, return_when=FIRST_COMPLETED)
     for future in done:
-        future.result()
+        if (error := future.exception()) is not None:
+            raise error
     return rest
 
 

@@ -1,5 +1,6 @@
 """From text to documents to tokens."""
 
+from retrolit.tokens.blend import Blend
 from retrolit.tokens.bpe import BPETokenizer, train_bpe
 from retrolit.tokens.store import TokenStore, token_dtype
 from retrolit.tokens.store_writer import StoreWriter, write_store
@@ -7,6 +8,7 @@ from retrolit.tokens.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
 __all__ = [
     "BPETokenizer",
+    "Blend",
     "ByteTokenizer",
     "StoreWriter",
     "TokenStore",

@@ -16,6 +16,8 @@ from retrolit.tokens.tokenizer import END_OF_DOCUMENT, eos_token_beside, to_utf8
 # The token that closes a document, when neither the caller nor tokenizer_config.json names it: the first of these.
 USUAL_EOD_TOKENS = (END_OF_DOCUMENT, "</s>", "<|end_of_text|>", "<eos>", "<|eos|>")
 
+SMALLEST_BPE = 256 + 1  # every byte, and the end of a document
+
 
 class BPETokenizer:
     """A tokenizer described by the text of a tokenizer.json, which is kept and saved as it came."""
@@ -29,7 +31,9 @@ class BPETokenizer:
         # Marked as special, and special tokens are never read from text: no document can forge its own end.
         self._tokenizer.add_special_tokens([eod_token])
         self._tokenizer.encode_special_tokens = True
-        self.eod_id: int = self._tokenizer.token_to_id(eod_token)
+        eod_id = self._tokenizer.token_to_id(eod_token)
+        assert eod_id is not None
+        self.eod_id = eod_id
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.fingerprint = hashlib.sha256(json.dumps([content, eod_token]).encode()).hexdigest()
 

@@ -1,0 +1,107 @@
+"""What a data.yaml says about corpora, the tokenizer and splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from retrolit.tokens.bpe import SMALLEST_BPE
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class CorpusConfig:
+    """Where documents come from and how they are read."""
+
+    source: str
+    """A file, folder or glob (.txt, .jsonl, .parquet, also .gz .zst .xz .bz2), python-docs, or hf:NAME."""
+
+    text_field: str = "text"
+    """.jsonl, .parquet and hf: the field that holds the document."""
+
+    separator: str | None = None
+    """.txt: the line between two documents ("" is a blank line); when not given a file is one document."""
+
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a bad record does: stop names file and line; skip leaves it out and counts it in the manifest."""
+
+    split: Literal["train", "validation", "test"] | None = None
+    """Puts every document of this corpus into one split; when not given, `splits` divides them."""
+
+    weight: float | None = None
+    """Share of the training samples, relative to the other corpora's weights; by size when no corpus has one."""
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("stop", "skip"):
+            raise ValueError(f"CorpusConfig.on_error: expected stop or skip, got {self.on_error!r}")
+        if self.split is not None and self.split not in SPLITS:
+            raise ValueError(f"CorpusConfig.split: expected one of {', '.join(SPLITS)}, got {self.split!r}")
+        if self.weight is not None and not self.weight > 0:
+            raise ValueError(f"CorpusConfig.weight: expected more than 0, got {self.weight}")
+
+
+@dataclass
+class TokenizerConfig:
+    """Which tokenizer the documents get."""
+
+    type: Literal["bytes", "bpe", "file"] = "bpe"
+    """bytes (needs nothing), bpe (trained on the train documents), or file (an existing one, at `path`)."""
+
+    vocab_size: int = 32_768
+    """bpe: number of ids, the end of a document included."""
+
+    sample_bytes: int = 100_000_000
+    """bpe: it learns from a random sample of the train documents of about this many characters."""
+
+    path: str | None = None
+    """file: tokenizer.json, a SentencePiece .model, or a folder (a model's, or GPT-2's vocab.json + merges.txt)."""
+
+    eod_token: str | None = None
+    """file: the token that closes a document, where the files do not say."""
+
+    def __post_init__(self) -> None:
+        if self.type not in ("bytes", "bpe", "file"):
+            raise ValueError(f"TokenizerConfig.type: expected bytes, bpe or file, got {self.type!r}")
+        if (self.type == "file") != (self.path is not None):
+            raise ValueError(
+                f"TokenizerConfig.path: expected with type file and no other, got {self.type} and {self.path}"
+            )
+        if self.type == "bpe" and self.vocab_size < SMALLEST_BPE:
+            raise ValueError(f"TokenizerConfig.vocab_size: expected at least {SMALLEST_BPE}, got {self.vocab_size}")
+        if self.sample_bytes < 1:
+            raise ValueError(f"TokenizerConfig.sample_bytes: expected more than 0, got {self.sample_bytes}")
+
+
+@dataclass
+class TokensConfig:
+    """Corpora, tokenizer and splits: all that decides the token ids on disk."""
+
+    corpora: dict[str, CorpusConfig]
+    """Name of each corpus -> where it comes from."""
+
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """Which tokenizer the documents get."""
+
+    splits: dict[str, float] = field(default_factory=lambda: {"train": 0.98, "validation": 0.01, "test": 0.01})
+    """Shares of the documents; which split one falls into is decided by a hash of its text alone."""
+
+    def __post_init__(self) -> None:
+        if not self.corpora:
+            raise ValueError("TokensConfig.corpora: expected at least one corpus, got none")
+        for name in self.corpora:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"TokensConfig.corpora: a name is made of letters, digits, - and _; got {name!r}")
+        weighted = [name for name, corpus in self.corpora.items() if corpus.weight is not None]
+        if weighted and len(weighted) < len(self.corpora):
+            rest = sorted(set(self.corpora) - set(weighted))
+            raise ValueError(
+                f"TokensConfig.corpora: {', '.join(rest)} lack a weight; give one to all corpora or to none"
+            )
+        unknown = sorted(set(self.splits) - set(SPLITS))
+        if unknown or any(share < 0 for share in self.splits.values()) or not self.splits.get("train"):
+            raise ValueError(
+                f"TokensConfig.splits: expected shares of {', '.join(SPLITS)} with train above 0, got {self.splits}"
+            )
+        if abs(sum(self.splits.values()) - 1) > 1e-6:
+            raise ValueError(f"TokensConfig.splits: expected shares that add up to 1, got {sum(self.splits.values())}")

@@ -1,0 +1,135 @@
+"""A corpus: a named stream of documents, read in the same order every time."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from retrolit.storage import fingerprint, sha256_file
+from retrolit.tokens.config import CorpusConfig
+from retrolit.tokens.readers import BadRecord, Document, is_readable, read_file
+
+
+class Corpus(Protocol):
+    """Documents in a fixed order."""
+
+    @property
+    def size(self) -> int:
+        """How much there is to read, in bytes."""
+        ...
+
+    def read(self) -> Iterator[Document | BadRecord]:
+        """All documents from the first one on, and the records that are none."""
+        ...
+
+    def position(self) -> int:
+        """How much of `size` the latest `read` has read."""
+        ...
+
+    def contents(self, known: Any) -> Any:
+        """What the corpus consists of, in JSON's types, with checksums; `known` is what this gave an earlier time."""
+        ...
+
+
+def open_corpus(config: CorpusConfig) -> Corpus:
+    """The corpus that `config.source` names. Raises FileNotFoundError or ValueError when there is none."""
+    if config.source == "python-docs" or config.source.startswith("python-docs:"):
+        from retrolit.tokens.python_docs import PythonDocs
+
+        return PythonDocs(config.source)
+    if config.source.startswith("hf:"):
+        from retrolit.tokens.hf_datasets import HuggingFaceDataset
+
+        return HuggingFaceDataset(config)
+    return FileCorpus(config)
+
+
+def documents(corpus: Corpus, config: CorpusConfig, skipped: Counter[str]) -> Iterator[Document]:
+    """The documents of a corpus. Empty ones are left out and counted in `skipped`, and so are bad records under
+    `on_error: skip`; otherwise a bad record raises ValueError.
+    """
+    for record in corpus.read():
+        if isinstance(record, BadRecord):
+            if config.on_error == "stop":
+                raise ValueError(
+                    f"{record.source}: {record.kind}: {record.detail}. Mend it, or set on_error: skip to leave such "
+                    f"records out and count them; what is done already is kept"
+                )
+            skipped[record.kind] += 1
+        elif not record.text or record.text.isspace():
+            skipped["empty document"] += 1
+        else:
+            yield record
+
+
+def contents_fingerprint(contents: Any) -> str:
+    """64 hexadecimal digits over what `Corpus.contents` gave: names and checksums, but not when a file was touched."""
+    if isinstance(contents, dict):
+        contents = {name: entry["sha256"] for name, entry in contents.items()}
+    return fingerprint(contents)
+
+
+class FileCorpus:
+    """The files of a path, folder or glob, in the order of their names."""
+
+    def __init__(self, config: CorpusConfig) -> None:
+        self._config = config
+        self._files = _find_files(config.source)
+        self._done = 0
+        self._raw = None
+        self.size = sum(path.stat().st_size for path in self._files.values())
+
+    def read(self) -> Iterator[Document | BadRecord]:
+        self._done = 0
+        for name, path in self._files.items():
+            with open(path, "rb") as self._raw:
+                yield from read_file(self._raw, name, self._config)
+                self._done += path.stat().st_size
+            self._raw = None
+
+    def position(self) -> int:
+        return self._done + (self._raw.tell() if self._raw is not None and not self._raw.closed else 0)
+
+    def contents(self, known: Any) -> dict[str, dict[str, Any]]:
+        """Name of each file -> size, time of change and checksum; a file that did not change is not read again."""
+        known = known or {}
+        entries = {}
+        for name, path in self._files.items():
+            stat = path.stat()
+            entry = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+            before = known.get(name, {})
+            unchanged = all(before.get(key) == value for key, value in entry.items())
+            entries[name] = {**entry, "sha256": before["sha256"] if unchanged else sha256_file(path)}
+        return entries
+
+
+def _find_files(source: str) -> dict[str, Path]:
+    """Name of each file, relative to what they have in common -> its path, sorted by name."""
+    path = Path(source)
+    if path.is_file():
+        if not is_readable(path.name):
+            raise ValueError(
+                f"{source}: expected a name that ends in .txt, .jsonl or .parquet (or .md, .rst, .tokens, .ndjson), "
+                f"perhaps followed by .gz, .zst, .xz or .bz2; rename it after what it holds"
+            )
+        return {path.name: path}
+    if path.is_dir():
+        root, paths = path, [file for file in path.rglob("*") if not _is_hidden(file, path)]
+    else:
+        paths = [Path(name) for name in glob.glob(source, recursive=True)]
+        root = Path(glob.escape(source).partition("[")[0]).parent
+    files = sorted(file for file in paths if file.is_file() and is_readable(file.name))
+    if not files:
+        what = "no readable files there" if path.is_dir() else "nothing by that name"
+        raise FileNotFoundError(
+            f"{source}: expected a file, folder or glob of .txt, .jsonl or .parquet files, got {what} "
+            f"(relative paths start at {Path.cwd()})"
+        )
+    return {file.relative_to(root).as_posix(): file for file in files}
+
+
+def _is_hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(root).parts)

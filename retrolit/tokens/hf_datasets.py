@@ -1,0 +1,45 @@
+"""Hugging Face datasets as a corpus, through the package datasets.
+
+hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT (the split is train when not given; CONFIG may be empty); NAME is a
+data set on the Hub, or a folder written by `save_to_disk`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from retrolit.tokens.config import CorpusConfig
+from retrolit.tokens.readers import BadRecord, Document, field_of
+
+
+class HuggingFaceDataset:
+    """The rows of one split."""
+
+    def __init__(self, config: CorpusConfig) -> None:
+        try:
+            import datasets
+        except ImportError as error:
+            raise ValueError(f'{config.source} needs the package datasets: pip install "retrolit[data]"') from error
+        self._config = config
+        name, subset, split = [*config.source.removeprefix("hf:").split(":"), "", ""][:3]
+        if Path(name).is_dir():
+            found = datasets.load_from_disk(name)
+            self._rows = found[split or "train"] if isinstance(found, datasets.DatasetDict) else found
+        else:
+            self._rows = datasets.load_dataset(name, subset or None, split=split or "train")
+        self._name = name
+        self._done = 0
+        self.size: int = self._rows.data.nbytes
+
+    def read(self) -> Iterator[Document | BadRecord]:
+        for number, row in enumerate(self._rows, 1):
+            self._done = number
+            yield field_of(row, self._config.text_field, f"{self._name}:{number}")
+
+    def position(self) -> int:
+        return int(self._rows.data.nbytes * self._done / len(self._rows))
+
+    def contents(self, known: Any) -> str:
+        return self._rows._fingerprint  # what the package itself keys its caches by
