@@ -11,6 +11,8 @@ _HOME = {
     "GPT": "retrolit.models",
     "GPTConfig": "retrolit.models",
     "Generator": "retrolit.generation",
+    "Retro": "retrolit.models",
+    "RetroConfig": "retrolit.models",
     "load_model": "retrolit.checkpoint",
     "save_model": "retrolit.checkpoint",
 }

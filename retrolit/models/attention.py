@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D). A mask, bool (1 or B, 1, 1 or T, S), says which tokens each one sees in causality's place."""
+        """(B, T, D) -> (B, T, D). A mask, bool (1 or B, 1, 1 or T, S), says instead which tokens each one sees."""
         batch, length, _ = x.shape
         grouped = self.qkv(x).view(batch, length, self.num_groups, -1, self.head_dim)  # (B, T, G, H / G + 2, C)
         query, key, value = grouped.split([self.num_heads // self.num_groups, 1, 1], dim=3)

@@ -35,8 +35,8 @@ class RopeScaling:
     """llama3: the length the model was first trained on."""
 
     def __post_init__(self) -> None:
-        _check_choice(self, "type", ("linear", "llama3"))
-        _check_positive(self, "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        check_choice(self, "type", ("linear", "llama3"))
+        check_positive(self, "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
         if self.type == "llama3" and self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(
                 f"RopeScaling.high_freq_factor: expected more than low_freq_factor "
@@ -126,16 +126,16 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if isinstance(self.rope_scaling, dict):
             self.rope_scaling = RopeScaling(**self.rope_scaling)
-        _check_positive(
+        check_positive(
             self, "vocab_size", "hidden_size", "num_layers", "num_attention_heads", "max_position_embeddings",
             "norm_epsilon", "rotary_base", "init_std",
         )  # fmt: skip
-        _check_choice(self, "normalization", get_args(Normalization))
-        _check_choice(self, "activation", get_args(Activation))
-        _check_choice(self, "position_embedding", get_args(PositionEmbedding))
+        check_choice(self, "normalization", get_args(Normalization))
+        check_choice(self, "activation", get_args(Activation))
+        check_choice(self, "position_embedding", get_args(PositionEmbedding))
         if self.num_query_groups is None:
             self.num_query_groups = self.num_attention_heads
-        _check_positive(self, "num_query_groups")
+        check_positive(self, "num_query_groups")
         if self.num_attention_heads % self.num_query_groups:
             raise ValueError(
                 f"GPTConfig.num_query_groups: expected a divisor of num_attention_heads "
@@ -151,7 +151,7 @@ class GPTConfig:
         if self.ffn_hidden_size is None:
             gated = self.activation in GATED_ACTIVATIONS
             self.ffn_hidden_size = max(64, self.hidden_size * 8 // 3 // 64 * 64) if gated else 4 * self.hidden_size
-        _check_positive(self, "head_dim", "ffn_hidden_size")
+        check_positive(self, "head_dim", "ffn_hidden_size")
         if self.qkv_bias is None:
             self.qkv_bias = self.bias
         if not 0 < self.rotary_percent <= 1:
@@ -184,13 +184,13 @@ class GPTConfig:
         return cls(**values)
 
 
-def _check_positive(config: object, *names: str) -> None:
+def check_positive(config: object, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
             raise ValueError(f"{type(config).__name__}.{name}: expected more than 0, got {getattr(config, name)}")
 
 
-def _check_choice(config: object, name: str, choices: tuple[str, ...]) -> None:
+def check_choice(config: object, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(config, name)
     if value not in choices:
         raise ValueError(f"{type(config).__name__}.{name}: expected one of {', '.join(choices)}; got {value!r}")

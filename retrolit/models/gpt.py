@@ -7,6 +7,7 @@ B batch, T tokens, D width, V vocabulary, H heads, C channels of a head. The pic
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
@@ -65,17 +66,12 @@ class GPT(nn.Module):
             cache.check_room(length)
             start, positions, mask = cache.length, cache.positions(length), cache.mask(length, tokens.device)
         end = start + length
-        x = self.embedding(tokens)  # (B, T, D)
+        x = self.embed(tokens, start, positions)  # (B, T, D)
         rotation = None
-        if self.position_embedding is not None:
-            self._check_reach(end)
-            span = torch.arange(start, end, device=tokens.device) if positions is None else positions
-            x = x + self.position_embedding(span)
-        elif self.rotary is not None:
+        if self.rotary is not None:
             rotation = (
                 self.rotary.span(start, end, tokens.device) if positions is None else self.rotary.at(positions, end)
             )
-        x = self.dropout(x)
         recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled() and cache is None
         for index, layer in enumerate(self.layers):
             if recompute:
@@ -83,6 +79,16 @@ class GPT(nn.Module):
             else:
                 x = layer(x, rotation, mask, None if cache is None else cache.layers[index], cross)
         return x if self.final_norm is None else self.final_norm(x)
+
+    def embed(self, tokens: Tensor, start: int = 0, positions: Tensor | None = None) -> Tensor:
+        """(..., T) token ids -> (..., T, D), with learned positions counted from `start`, or those given (B, T)."""
+        x = self.embedding(tokens)
+        if self.position_embedding is not None:
+            end = start + tokens.shape[-1]
+            self._check_reach(end)
+            span = torch.arange(start, end, device=tokens.device) if positions is None else positions
+            x = x + self.position_embedding(span)
+        return self.dropout(x)
 
     def loss(self, tokens: Tensor, labels: Tensor, loss_mask: Tensor | None = None) -> Loss:
         """Cross-entropy of `labels` (B, T), each the token after that of `tokens`, without ever holding all logits.
@@ -98,7 +104,7 @@ class GPT(nn.Module):
 
         Biases 0, norms the identity. The same generator state gives the same weights.
         """
-        initialize(self, self.config, generator)
+        initialize(self._own_modules(), self.config, generator)
 
     def num_parameters(self) -> int:
         """Number of weights; tied embeddings count once."""
@@ -112,13 +118,18 @@ class GPT(nn.Module):
         """
         config = self.config
         assert config.head_dim is not None
-        multiplying = self.output_weight.numel() + sum(
+        inside = sum(
             module.weight.numel()
-            for name, module in self.layers.named_modules()
-            if isinstance(module, nn.Linear) and "cross_attention" not in name
+            for name, module in self._own_modules()
+            if isinstance(module, nn.Linear) and name != "output"
         )
+        multiplying = inside + self.output_weight.numel()
         attention = 12 * config.num_layers * config.num_attention_heads * config.head_dim * sequence_length
         return 6 * multiplying + attention
+
+    def _own_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """All parts by name, but for the cross-attention that Retro may have put into layers."""
+        return ((name, part) for name, part in self.named_modules() if "cross_attention" not in name)
 
     def _check_reach(self, end: int) -> None:
         if end > self.config.max_position_embeddings:
@@ -129,16 +140,18 @@ class GPT(nn.Module):
 
 
 @torch.no_grad()
-def initialize(module: nn.Module, config: GPTConfig, generator: torch.Generator | None = None) -> None:
-    """Fresh weights for everything inside `module`, as `GPT.reset_parameters` says, in the order of its parts."""
+def initialize(
+    modules: Iterable[tuple[str, nn.Module]], config: GPTConfig, generator: torch.Generator | None = None
+) -> None:
+    """Fresh weights for these modules, named as in a GPT, by the rule of `GPT.reset_parameters`, in their order."""
     scaled = config.init_std / (2 * config.num_layers) ** 0.5
-    for name, part in module.named_modules():
-        if isinstance(part, nn.Linear):
+    for name, module in modules:
+        if isinstance(module, nn.Linear):
             into_residual = name.endswith(("attention.output", "mlp.down"))
-            nn.init.normal_(part.weight, std=scaled if into_residual else config.init_std, generator=generator)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.Embedding):
-            nn.init.normal_(part.weight, std=config.init_std, generator=generator)
-        elif isinstance(part, nn.LayerNorm | nn.RMSNorm):
-            part.reset_parameters()
+            nn.init.normal_(module.weight, std=scaled if into_residual else config.init_std, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=config.init_std, generator=generator)
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            module.reset_parameters()

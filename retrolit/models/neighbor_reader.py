@@ -1,0 +1,159 @@
+"""Reading neighbors: what one forward pass of Retro does between the halves of its Retro layers.
+
+B batch, T tokens, D width, M tokens of a chunk, S chunks that end within the tokens, K neighbors of a chunk, R tokens
+of a neighbor, E width of the encoder. Columns are counted from the sequence's beginning, whatever a cache holds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from retrolit.models.chunk_grid import ChunkGrid
+from retrolit.models.cross_attention import ChunkMemory, CrossAttention, attend_to_chunks
+from retrolit.models.layer import TransformerLayer
+from retrolit.models.retro_cache import RetroCache
+
+if TYPE_CHECKING:
+    from retrolit.models.retro import Retro
+
+
+class NeighborReader:
+    """What one forward pass does in the Retro layers, as the step that `TransformerLayer` takes between its halves.
+
+    In the first Retro layer it has the neighbors encoded; the later ones read the same encoding. A cache gives it what
+    came before and keeps what comes after.
+    """
+
+    def __init__(
+        self, retro: Retro, grid: ChunkGrid, start: int, shape: tuple[int, ...],
+        neighbors: tuple[Tensor, Tensor | None] | None, *, gate: float, cache: RetroCache | None,
+    ) -> None:  # fmt: skip
+        """For tokens of this shape (B, T), the first of them in column `start`; neighbors are tokens and mask.
+
+        Raises ValueError where the neighbors do not fit the chunks that end within the tokens.
+        """
+        self.retro = retro
+        self.numbers = {layer: number for number, layer in retro.retro_layers.items()}
+        self.grid = grid
+        self.start, self.stop = start, start + shape[1]
+        self.ends = grid.ends(self.start, self.stop)
+        self.cache = cache
+        if neighbors is not None:
+            _check_neighbors(*neighbors, shape, len(self.ends), grid.chunk_length)
+        self.neighbor_tokens, self.neighbor_mask = (None, None) if neighbors is None or gate == 0 else neighbors
+        self.gate = gate
+        self.encoded: Tensor | None = None  # (B, S, K R, E)
+        self.mask: Tensor | None = None  # (B, S, K R)
+
+    def __call__(self, layer: TransformerLayer, x: Tensor) -> Tensor:
+        attention = layer.cross_attention
+        assert isinstance(attention, CrossAttention)
+        assert layer.cross_attention_norm is not None
+        number = self.numbers[layer]
+        normed = layer.cross_attention_norm(x)  # (B, T, D)
+        if number == self.retro.config.retro_layers[0]:
+            self.encode(normed)
+        before = None if self.cache is None else self.cache.memories.get(number)
+        new = None if self.encoded is None else self.project(attention, self.encoded)
+        self.keep(number, new)
+        # The readers among the columns: those of the chunk before, if it has neighbors, then those of the new chunks.
+        first_end = self.ends[0] if self.ends else self.stop + 1
+        first = self.start if before is not None else first_end - 1
+        last = self.stop if new is not None or not self.ends else first_end - 1
+        memory = new if before is None else before if new is None else before.followed_by(new)
+        if memory is None or first >= last or self.gate == 0:
+            return x
+        found = attend_to_chunks(
+            attention,
+            normed[:, first - self.start : last - self.start],
+            memory,
+            step=self.grid.step(self.start),
+            place=self.grid.place(first),
+            rotary=self.retro.cross_rotary,
+            chunk_length=self.grid.chunk_length,
+        )
+        found = layer.dropout(found)
+        if self.gate != 1:
+            found = self.gate * found
+        return x + F.pad(found, (0, 0, first - self.start, self.stop - last))
+
+    def project(self, attention: CrossAttention, encoded: Tensor) -> ChunkMemory:
+        """The keys and values that one layer makes of what was encoded."""
+        assert self.neighbor_tokens is not None
+        batch, chunks, neighbors, length = self.neighbor_tokens.shape
+        rotation = None
+        if self.retro.cross_rotary is not None:
+            cos, sin = self.retro.cross_rotary.span(0, length, encoded.device)
+            rotation = (cos.repeat(neighbors, 1), sin.repeat(neighbors, 1))  # the neighbors side by side
+        keys, values = attention.project(encoded.flatten(0, 1), rotation)  # (B S, H, K R, C)
+        return ChunkMemory(keys.unflatten(0, (batch, chunks)), values.unflatten(0, (batch, chunks)), self.mask)
+
+    def keep(self, number: int, new: ChunkMemory | None) -> None:
+        """Leave the last chunk's memory to the columns to come, or nothing where a chunk ended without neighbors."""
+        if self.cache is None or not self.ends:
+            return
+        if new is None:
+            self.cache.memories.pop(number, None)
+        else:
+            self.cache.memories[number] = new.last()
+
+    def encode(self, normed: Tensor) -> None:
+        """Encode the neighbors beside the decoder's activations (B, T, D) of their chunks; remember the last."""
+        retro, chunk_length = self.retro, self.grid.chunk_length
+        padding = None if self.cache is None else self.cache.left_padding
+        if padding is not None:  # to the encoder, columns before a row's first token are as those before the sequence
+            columns = torch.arange(self.start, self.stop, device=normed.device)
+            normed = normed.masked_fill((columns < padding[:, None])[..., None], 0)
+        if self.cache is None or self.cache.context is None:
+            known = F.pad(normed, (0, 0, chunk_length - 1, 0))  # (B, M - 1 + T, D)
+        else:
+            known = torch.cat([self.cache.context, normed], dim=1)
+        if self.cache is not None:
+            self.cache.context = known[:, normed.shape[1] :].clone()
+        if self.neighbor_tokens is None:
+            return
+        windows = known[:, self.ends[0] - 1 - self.start :].unfold(1, chunk_length, self.grid.step(self.start))
+        context = windows.transpose(2, 3)  # (B, S, M, D)
+
+        embedded = retro.decoder.embed(self.neighbor_tokens)  # (B, S, K, R, D)
+        mask, context_mask = self.neighbor_mask, None
+        if retro.config.mask_padding:
+            context_mask = self.visible_context(padding, normed)
+        elif mask is not None:
+            mask = mask.any(-1, keepdim=True).expand_as(mask)
+        self.encoded = retro.encoder(embedded, context, mask if retro.config.mask_padding else None, context_mask)
+        if padding is not None:  # chunks before a row's first token have no neighbors
+            ends = torch.tensor(list(self.ends), device=padding.device)
+            reached = (ends > padding[:, None])[..., None, None]  # (B, S, 1, 1)
+            mask = reached.expand_as(self.neighbor_tokens) if mask is None else mask & reached
+        self.mask = None if mask is None else mask.flatten(2)
+
+    def visible_context(self, padding: Tensor | None, normed: Tensor) -> Tensor | None:
+        """(B, S, M) bool: which columns of the chunks hold a token; None where all do."""
+        chunk_length = self.grid.chunk_length
+        if padding is None and self.ends[0] >= chunk_length:
+            return None
+        ends = torch.tensor(list(self.ends), device=normed.device)[:, None]
+        columns = ends - chunk_length + torch.arange(chunk_length, device=normed.device)  # (S, M)
+        first = 0 if padding is None else padding[:, None, None]
+        return (columns >= first).expand(normed.shape[0], -1, -1)
+
+
+def _check_neighbors(
+    tokens: Tensor, mask: Tensor | None, shape: tuple[int, ...], num_chunks: int, chunk_length: int
+) -> None:
+    batch, length = shape
+    if tokens.dim() != 4 or tokens.shape[:2] != (batch, num_chunks):
+        raise ValueError(
+            f"neighbor_tokens: expected shape ({batch}, {num_chunks}, K, R), because {num_chunks} chunks of "
+            f"{chunk_length} tokens end within these {length}, got {tuple(tokens.shape)}"
+        )
+    if mask is not None and (mask.shape != tokens.shape or mask.dtype != torch.bool):
+        raise ValueError(
+            f"neighbor_mask: expected bool of the shape of neighbor_tokens, {tuple(tokens.shape)}, "
+            f"got {mask.dtype} of {tuple(mask.shape)}"
+        )
