@@ -120,7 +120,7 @@ def _find_files(source: str) -> dict[str, Path]:
         root, paths = path, [file for file in path.rglob("*") if not _is_hidden(file, path)]
     else:
         paths = [Path(name) for name in glob.glob(source, recursive=True)]
-        root = Path(glob.escape(source).partition("[")[0]).parent
+        root = Path(glob.escape(source).partition("[")[0] + "_").parent  # the last folder before a wildcard
     files = sorted(file for file in paths if file.is_file() and is_readable(file.name))
     if not files:
         what = "no readable files there" if path.is_dir() else "nothing by that name"
