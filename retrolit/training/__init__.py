@@ -1,1 +1,26 @@
-"""What trains a model: the folder that knows Lightning."""
+"""Training under Lightning, which only this folder and the command line know: modules, data modules, callbacks."""
+
+from retrolit.training.checkpoints import AtomicCheckpointIO, Checkpoints, finished_steps, newest_checkpoint
+from retrolit.training.loggers import MetricsFile
+from retrolit.training.metrics import TrainingMetrics
+from retrolit.training.module import GPTModule
+from retrolit.training.optimizer import OptimizerConfig
+from retrolit.training.predictions import TokenLosses
+from retrolit.training.pretraining_data import PretrainingData
+from retrolit.training.progress import progress
+from retrolit.training.schedule import ScheduleConfig
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "Checkpoints",
+    "GPTModule",
+    "MetricsFile",
+    "OptimizerConfig",
+    "PretrainingData",
+    "ScheduleConfig",
+    "TokenLosses",
+    "TrainingMetrics",
+    "finished_steps",
+    "newest_checkpoint",
+    "progress",
+]

@@ -1,0 +1,222 @@
+"""fit, validate, test, predict: LightningCLI with a run folder that it goes on in by itself."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+from rich.table import Table
+
+from retrolit.checkpoint import save_model
+from retrolit.cli.trainer_parser import CommandLineMistake, TrainerParser
+from retrolit.storage import atomic_write
+from retrolit.training import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    GPTModule,
+    MetricsFile,
+    PretrainingData,
+    TokenLosses,
+    TrainingMetrics,
+    finished_steps,
+    newest_checkpoint,
+    progress,
+)
+from retrolit.training.checkpoints import FOLDER
+from retrolit.training.predictions import FOLDER as TOKEN_LOSSES
+from retrolit.training.progress import Opening
+
+_USAGE = "-c recipe.yaml [-c overlay.yaml ...] [--model.x VALUE] [--data.x VALUE] [--trainer.x VALUE]"
+CONFIG_FILE = "config.yaml"
+MODEL_FOLDER = "model"
+SIGTERM_EXIT_CODE = 143
+
+
+def main(argv: list[str]) -> int:
+    """Run one of the four verbs; `argv` begins with it. The exit code comes back."""
+    _quiet_lightning()
+    try:
+        TrainerCLI(argv)
+    except CommandLineMistake as error:
+        print(f"retrolit {argv[0]}: {error}\n`retrolit {argv[0]} --help` shows the settings", file=sys.stderr)
+        return 2
+    except SIGTERMException:
+        print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
+        return SIGTERM_EXIT_CODE
+    except FloatingPointError as error:
+        print(f"retrolit {argv[0]}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class TrainerCLI(LightningCLI):
+    """Adds to LightningCLI: a run folder to go on in, our callbacks and logger, and results people can read."""
+
+    def __init__(self, argv: list[str]) -> None:
+        super().__init__(
+            GPTModule,
+            PretrainingData,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,  # written by ours, once the checkpoint has agreed to the settings
+            seed_everything_default=1234,
+            trainer_defaults={
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+                "callbacks": [TokenLosses(), Opening(), progress()],
+            },
+            auto_configure_optimizers=False,
+            parser_class=TrainerParser,
+            parser_kwargs={verb: {"usage": f"retrolit {verb} {_USAGE}"} for verb in self.subcommands()},
+            args=argv,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our callbacks have their own places in a recipe."""
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(TrainingMetrics, "metrics")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """As Lightning's, without its warning that the command line came as a list."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from a checkpoint: recipes and command line have the last word."""
+
+    def instantiate_classes(self) -> None:
+        """As Lightning's; what a class of ours says about its arguments comes out alone, not in a page of types."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause = error
+            while isinstance(cause.__cause__, ValueError):
+                cause = cause.__cause__
+            raise cause from None
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """The trainer, with our logger first and checkpoints that are always whole."""
+        config = self._get(self.config_init, "trainer")
+        if config.default_root_dir is None:
+            raise ValueError(
+                "trainer.default_root_dir: expected the run's folder, for example --trainer.default_root_dir runs/mine"
+            )
+        callbacks = _as_list(config.callbacks)
+        if self.subcommand == "fit" and not config.fast_dev_run:
+            callbacks.append(SavedConfig(self._config_text(), Path(config.default_root_dir) / CONFIG_FILE))
+        return super().instantiate_trainer(
+            logger=[MetricsFile(config.default_root_dir), *_as_list(config.logger)],
+            plugins=[AtomicCheckpointIO(), *_as_list(config.plugins)],
+            callbacks=callbacks,
+        )
+
+    @property
+    def run_folder(self) -> Path:
+        """Everything of a run lies here."""
+        return Path(self.trainer.default_root_dir)
+
+    def fit(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Start, go on from the newest checkpoint, or say that there is nothing left to do."""
+        newest = ckpt_path or newest_checkpoint(self.run_folder)
+        if newest is not None:
+            done, last = finished_steps(Path(newest)), self.trainer.max_steps
+            if done >= last > 0 and (self.run_folder / MODEL_FOLDER).exists():
+                return self._say(
+                    f"{self.run_folder}: finished, {done} steps; the model is in {self.run_folder / MODEL_FOLDER}"
+                )
+            self._say(f"going on from {newest} (step {done} of {last})")
+            model.init_from = None
+        self.trainer.fit(model, ckpt_path=newest, **kwargs)
+        if not self.config.fit.trainer.fast_dev_run and self.trainer.is_global_zero:
+            assert model.model is not None
+            save_model(model.model, self.run_folder / MODEL_FOLDER, model.data.tokenizer)
+            self._say(f"wrote {self.run_folder / MODEL_FOLDER}")
+
+    def validate(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """One pass over the validation split, printed as a table."""
+        self._evaluate(self.trainer.validate, model, ckpt_path, kwargs | {"verbose": False})
+
+    def test(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """One pass over the test split, printed as a table."""
+        self._evaluate(self.trainer.test, model, ckpt_path, kwargs | {"verbose": False})
+
+    def predict(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """The loss of every token of the test split, written to the run's folder."""
+        self._evaluate(self.trainer.predict, model, ckpt_path, kwargs | {"return_predictions": False})
+        self._say(f"wrote {self.run_folder / TOKEN_LOSSES}")
+
+    def _evaluate(
+        self, verb: Callable[..., Any], model: GPTModule, ckpt_path: str | None, kwargs: dict[str, Any]
+    ) -> None:
+        weights = Path(ckpt_path) if ckpt_path else self._weights_of_the_run()
+        if weights.is_dir():
+            model.init_from, checkpoint = str(weights), None
+        else:
+            checkpoint = weights
+        self._say(f"weights from {weights}")
+        verb(model, ckpt_path=checkpoint, **kwargs)
+        if self.trainer.callback_metrics and self.trainer.is_global_zero:
+            table = Table("metric", "value")
+            for name, value in self.trainer.callback_metrics.items():
+                table.add_row(name, f"{float(value):.4f}")
+            Console().print(table)
+
+    def _weights_of_the_run(self) -> Path:
+        newest, folder = newest_checkpoint(self.run_folder), self.run_folder / MODEL_FOLDER
+        if newest is not None:
+            return newest
+        if folder.is_dir():
+            return folder
+        raise FileNotFoundError(
+            f"{self.run_folder}: expected a trained model, found neither {FOLDER}/ nor {MODEL_FOLDER}/; "
+            "run `retrolit fit` first or name one with --ckpt_path"
+        )
+
+    def _config_text(self) -> str:
+        """The resolved settings of this run, ready to be given back with -c."""
+        config = self.config.fit.clone()
+        config.ckpt_path = None
+        config.pop("config", None)
+        return self._parser("fit").dump(config, skip_none=False)
+
+    def _say(self, line: str) -> None:
+        if self.trainer.is_global_zero:
+            print(line, flush=True)
+
+
+class SavedConfig(L.Callback):
+    """Writes the run's settings beside its results, once training really starts."""
+
+    def __init__(self, text: str, path: Path) -> None:
+        self.text = text
+        self.path = path
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A changed setting has been refused by now."""
+        if trainer.is_global_zero:
+            with atomic_write(self.path) as file:
+                file.write(self.text.encode())
+
+
+def _as_list(value: Any) -> list[Any]:
+    """A trainer setting that is one object or several; True and None stand for Lightning's default."""
+    return value if isinstance(value, list) else [value] if value not in (None, True, False) else []
+
+
+def _quiet_lightning() -> None:
+    """Take away the lines that Lightning prints for itself: advertisements, devices that are not there, habits."""
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    noise = re.compile(
+        r"Tip:|TPU available|Seed set to|weights_only|max_steps=|GPU available|[Rr]estor|Loaded model weights"
+    )
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for logger in [name, *(child for child in logging.Logger.manager.loggerDict if child.startswith(name))]:
+            logging.getLogger(logger).addFilter(lambda record: not noise.search(record.getMessage()))

@@ -1,0 +1,265 @@
+"""PretrainingData: token streams under Lightning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+
+from retrolit.data.loading import Loader, Numbers, evaluation_numbers, training_numbers
+from retrolit.data.preparation import DataConfig, prepare
+from retrolit.data.pretraining import EvaluationSamples, PretrainingSamples, TrainingWindows
+from retrolit.tokens import Blend, Tokenizer, TokenStore, load_tokenizer
+from retrolit.tokens.progress import visible
+from retrolit.training.settings import refuse_changes
+
+
+@dataclass
+class Corpus:
+    """One corpus of one split."""
+
+    name: str
+    store: TokenStore
+    num_bytes: int
+    """Bytes of UTF-8 of its text."""
+    weight: float | None
+    """Its share in the training blend, relative to the others'; by its number of tokens when not given."""
+
+
+class PretrainingData(L.LightningDataModule):
+    """Samples of T + 1 stream tokens; prepares the data first where they are missing.
+
+    Args:
+        data: A data.yaml, or its fields: which text, which tokenizer, where the prepared data lie.
+        sequence_length: Tokens of a sample (T).
+        global_batch_size: Samples of one optimizer step, over all devices.
+        micro_batch_size: Samples a device takes at once; what is missing to the global batch is accumulated.
+            As much as possible when not given.
+        chunk_length: Samples start at a multiple of it (M); it divides sequence_length.
+        seed: Decides the order of the samples, and with the step all other randomness of training.
+        num_workers: Processes that read ahead; 0 reads in the training process, which is quick.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        *,
+        sequence_length: int,
+        global_batch_size: int,
+        micro_batch_size: int | None = None,
+        chunk_length: int = 64,
+        seed: int = 1234,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("sequence_length", sequence_length), ("global_batch_size", global_batch_size),
+                            ("micro_batch_size", micro_batch_size or 1), ("chunk_length", chunk_length)):  # fmt: skip
+            if value < 1:
+                raise ValueError(f"data.{name}: expected at least 1, got {value}")
+        if sequence_length % chunk_length:
+            raise ValueError(
+                f"data.sequence_length: expected a multiple of chunk_length ({chunk_length}), got {sequence_length}"
+            )
+        self.config = data
+        self.sequence_length = sequence_length
+        self.global_batch_size = global_batch_size
+        self.requested_micro_batch_size = micro_batch_size
+        self.chunk_length = chunk_length
+        self.seed = seed
+        self.num_workers = num_workers
+        self.tokenizer: Tokenizer
+        self.corpora: dict[str, list[Corpus]] = {}
+        """Of each split."""
+        self.fingerprint = ""
+        """Of the prepared data."""
+        self.train_loader: Loader | None = None
+        self._trainer_set: L.Trainer | None = None
+
+    # ---- preparation
+
+    def prepare_data(self) -> None:
+        """Tokenizer and token stores, where they are missing; on one process of each machine."""
+        prepare(self.config, visible)
+
+    def setup(self, stage: str) -> None:
+        """Open what is prepared.
+
+        Raises ValueError where the batch sizes do not go into each other, or a corpus is too short.
+        """
+        tokens = prepare(self.config).tokens
+        self.fingerprint = tokens.fingerprint
+        self.tokenizer = load_tokenizer(tokens.tokenizer_folder)
+        self.corpora = {
+            split: [
+                Corpus(
+                    name=name,
+                    store=TokenStore(prefix),
+                    num_bytes=tokens.manifests[name].sizes[split]["bytes"],
+                    weight=tokens.weights[name],
+                )
+                for name, prefix in stores.items()
+            ]
+            for split, stores in tokens.stores.items()
+        }
+        if stage == "fit" and self._trainer_set is not self.trainer:
+            self._set_accumulation()
+            self._trainer_set = self.trainer
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """This process among those that read different data, and their number."""
+        assert self.trainer is not None
+        # Not world_size: devices that share a model by tensor parallelism read the same data.
+        place = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {}
+        return place.get("rank", 0), place.get("num_replicas", 1)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples that one device takes at once."""
+        if self.requested_micro_batch_size is not None:
+            return self.requested_micro_batch_size
+        return max(1, self.global_batch_size // self.place[1])
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step, over all devices."""
+        return self.global_batch_size * self.sequence_length
+
+    def bytes_per_token(self, split: str) -> float:
+        """Bytes of text that a token stands for on average, in the corpora of this split as they are drawn."""
+        corpora = [corpus for corpus in self.corpora[split] if corpus.store.num_tokens]
+        weights = self._weights(corpora) if split == "train" else [corpus.store.num_tokens for corpus in corpora]
+        rates = [corpus.num_bytes / corpus.store.num_tokens for corpus in corpora]
+        return sum(weight * rate for weight, rate in zip(weights, rates, strict=True)) / sum(weights)
+
+    # ---- samples
+
+    def training_samples(self) -> PretrainingSamples:
+        """The endless training samples, by global number."""
+        corpora = self.corpora["train"]
+        windows = [
+            TrainingWindows(
+                corpus.store,
+                self.sequence_length,
+                self.chunk_length,
+                self.seed,
+                name=f"corpus {corpus.name}, split train",
+            )
+            for corpus in corpora
+        ]
+        return PretrainingSamples(windows, Blend(self._weights(corpora), seed=self.seed))
+
+    def evaluation_samples(self, split: str) -> EvaluationSamples:
+        """All windows of the validation or test split, in order."""
+        return EvaluationSamples([corpus.store for corpus in self.corpora[split]], self.sequence_length)
+
+    def evaluation_numbers(self, split: str) -> list[Numbers]:
+        """Which of those windows this process reads in each of its batches."""
+        rank, world_size = self.place
+        num_windows, size = len(self.evaluation_samples(split)), self.micro_batch_size
+        return list(evaluation_numbers(num_windows, micro_batch_size=size, rank=rank, world_size=world_size))
+
+    def train_dataloader(self) -> Loader:
+        """From the optimizer step where the run stands to its last."""
+        assert self.trainer is not None
+        trainer, (rank, world_size) = self.trainer, self.place
+        if trainer.max_steps < 1:
+            raise ValueError(
+                f"trainer.max_steps: expected the number of optimizer steps to train, got {trainer.max_steps}; "
+                f"one epoch is {self._steps_per_epoch():,} steps"
+            )
+        self.train_loader = Loader(
+            self.training_samples(),
+            # The step is looked up when the reading begins: a checkpoint may be restored after this call.
+            lambda: training_numbers(
+                trainer.global_step,
+                trainer.max_steps,
+                global_batch_size=self.global_batch_size,
+                micro_batch_size=self.micro_batch_size,
+                rank=rank,
+                world_size=world_size,
+            ),
+            length=trainer.max_steps * trainer.accumulate_grad_batches,
+            num_workers=self.num_workers,
+        )
+        return self.train_loader
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """The validation split in order; nothing where it is empty."""
+        loader = self._evaluation_loader("validation")
+        return loader if len(loader) else []
+
+    def test_dataloader(self) -> Loader:
+        """The test split in order."""
+        loader = self._evaluation_loader("test")
+        if not len(loader):
+            raise ValueError(
+                "the test split holds no tokens; give it a larger share in the data's tokens.splits, or more documents"
+            )
+        return loader
+
+    def predict_dataloader(self) -> Loader:
+        """As test_dataloader."""
+        return self.test_dataloader()
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must find unchanged."""
+        return {
+            "sequence_length": self.sequence_length,
+            "global_batch_size": self.global_batch_size,
+            "chunk_length": self.chunk_length,
+            "seed": self.seed,
+            "prepared data": self.fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError where a resumed run changes the data or how they are read."""
+        assert self.trainer is not None
+        if self.trainer.state.fn == "fit":
+            refuse_changes("data", state_dict, self.state_dict())
+
+    def accounting(self) -> list[str]:
+        """One line a corpus: what an epoch makes of its tokens."""
+        lines = []
+        for corpus, windows in zip(self.corpora["train"], self.training_samples().windows, strict=True):
+            counts = windows.accounting()
+            lines.append(
+                f"{corpus.name}: {counts.stream:,} tokens; an epoch trains {counts.trained:,} and drops "
+                f"{counts.dropped:,} of them, in {windows.windows_per_epoch:,} samples"
+            )
+        return lines
+
+    def _weights(self, corpora: list[Corpus]) -> list[float]:
+        # Either all corpora have a weight or none has: TokensConfig sees to it.
+        return [corpus.weight if corpus.weight is not None else corpus.store.num_tokens for corpus in corpora]
+
+    def _steps_per_epoch(self) -> int:
+        samples = sum(windows.windows_per_epoch for windows in self.training_samples().windows)
+        return max(1, samples // self.global_batch_size)
+
+    def _evaluation_loader(self, split: str) -> Loader:
+        numbers = self.evaluation_numbers(split)
+        return Loader(self.evaluation_samples(split), lambda: numbers, len(numbers), self.num_workers)
+
+    def _set_accumulation(self) -> None:
+        assert self.trainer is not None
+        replicas, micro = self.place[1], self.micro_batch_size
+        accumulation, rest = divmod(self.global_batch_size, micro * replicas)
+        if rest or not accumulation:
+            raise ValueError(
+                f"data.global_batch_size: expected a multiple of micro_batch_size x devices = {micro} x {replicas} "
+                f"= {micro * replicas}, got {self.global_batch_size}"
+            )
+        if self.trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches: it follows from data.global_batch_size and is {accumulation} here; "
+                f"expected it to be left out, got {self.trainer.accumulate_grad_batches}"
+            )
+        self.trainer.accumulate_grad_batches = accumulation
+        # Lightning counts micro-batches between validations; people count steps, and may stop before the first.
+        if isinstance(self.trainer.val_check_interval, int):
+            steps = min(self.trainer.val_check_interval, max(1, self.trainer.max_steps))
+            self.trainer.val_check_interval = steps * accumulation

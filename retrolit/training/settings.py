@@ -1,0 +1,30 @@
+"""What a run was started with, compared with what it is to go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def refuse_changes(section: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError naming every setting that differs, its old and its new value.
+
+    Nested settings are named with dots: model.optimizer.lr.
+    """
+    old, new = _flat(section, before), _flat(section, now)
+    changes = [
+        f"{name} was {old.get(name, 'not there')}, is now {new.get(name, 'not there')}"
+        for name in sorted(old | new)
+        if old.get(name) != new.get(name)
+    ]
+    if changes:
+        raise ValueError(
+            f"this run was started with other settings: {'; '.join(changes)}. "
+            "Put them back to go on, or name another trainer.default_root_dir to start a new run"
+        )
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {name: leaf for key in value for name, leaf in _flat(f"{prefix}.{key}", value[key]).items()}
+    return {prefix: list(value) if isinstance(value, tuple) else value}
