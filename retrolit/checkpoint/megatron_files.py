@@ -144,7 +144,6 @@ def to_megatron(source: Path, destination: Path, tensor_parallel: int = 1, divis
     return [
         f"Megatron Core with TransformerEngine's names, {tensor_parallel} tensor-parallel rank(s)",
         f"vocabulary padded from {config.vocab_size} to {padded_size} rows",
-        "Megatron takes options from the command line: add --use-checkpoint-args, or give the same ones",
     ]
 
 

@@ -1,0 +1,92 @@
+"""From and to Hugging Face's and Megatron's checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def from_hf(source: str, destination: str) -> None:
+    """Convert a Hugging Face model to a model folder.
+
+    GPT-2, GPT-NeoX, Llama, Mistral, Qwen2, Qwen3 and Nemotron; the tokenizer goes along. A switch that retrolit's GPT
+    lacks is refused by name.
+
+    Args:
+        source: a folder with config.json and safetensors, or a .gguf file (needs the extra "hf").
+        destination: the model folder to write; must not exist.
+    """
+    from retrolit.checkpoint.huggingface import from_huggingface
+
+    notes = from_huggingface(Path(source), Path(destination))
+    _report(notes, destination, _parameters(destination), _next_for_a_model(destination))
+
+
+def from_megatron(source: str, destination: str, tokenizer: str | None = None, vocab_size: int | None = None) -> None:
+    """Convert a Megatron-LM GPT checkpoint to a model folder.
+
+    Core, TransformerEngine and legacy names; any tensor-parallel size is merged. Nothing in the files is ever run.
+
+    Args:
+        source: the folder with latest_checkpointed_iteration.txt, or one iteration's folder.
+        destination: the model folder to write; must not exist.
+        tokenizer: a tokenizer's folder or file, to be saved with the model.
+        vocab_size: the true number of token ids, when no tokenizer is given: the padding above it is cut off.
+    """
+    from retrolit.checkpoint import megatron_files
+    from retrolit.tokens import load_tokenizer
+
+    loaded = load_tokenizer(tokenizer) if tokenizer is not None else None
+    notes = megatron_files.from_megatron(Path(source), Path(destination), loaded, vocab_size)
+    if loaded is None:
+        notes.append("no tokenizer: Megatron's checkpoints have none; --tokenizer saves one with the model")
+    _report(notes, destination, _parameters(destination), _next_for_a_model(destination))
+
+
+def to_hf(model: str, destination: str) -> None:
+    """Write a model as a Hugging Face folder, which transformers loads by itself.
+
+    The family is the first that has all of the model's switches.
+
+    Args:
+        model: a model folder, or a Lightning checkpoint of retrolit's training.
+        destination: the folder to write; must not exist.
+    """
+    from retrolit.checkpoint.huggingface import to_huggingface
+
+    notes = to_huggingface(Path(model), Path(destination))
+    _report(notes, destination, None, f'transformers.AutoModelForCausalLM.from_pretrained("{destination}")')
+
+
+def to_megatron(model: str, destination: str, tensor_parallel: int = 1, vocab_size_divisible_by: int = 128) -> None:
+    """Write a model as a Megatron Core checkpoint, in TransformerEngine's names.
+
+    Args:
+        model: a model folder, or a Lightning checkpoint of retrolit's training.
+        destination: the folder to write; must not exist.
+        tensor_parallel: number of ranks to cut the weights for.
+        vocab_size_divisible_by: as Megatron's --make-vocab-size-divisible-by; times tensor_parallel.
+    """
+    from retrolit.checkpoint import megatron_files
+
+    notes = megatron_files.to_megatron(Path(model), Path(destination), tensor_parallel, vocab_size_divisible_by)
+    _report(notes, destination, None, f"start Megatron with --load {destination} --use-checkpoint-args")
+
+
+COMMANDS = {"from-hf": from_hf, "from-megatron": from_megatron, "to-hf": to_hf, "to-megatron": to_megatron}
+
+
+def _report(notes: list[str], destination: str, parameters: int | None, then: str) -> None:
+    for note in notes:
+        print(f"  {note}")
+    print(f"  {parameters:,} parameters\nwritten to {destination}" if parameters else f"written to {destination}")
+    print(f"next: {then}")
+
+
+def _parameters(model_folder: str) -> int:
+    from retrolit.storage import Manifest
+
+    return Manifest.read(model_folder, "model").sizes["parameters"]
+
+
+def _next_for_a_model(folder: str) -> str:
+    return f'retrolit generate {folder} "Once upon a time"'
