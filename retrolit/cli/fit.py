@@ -124,21 +124,25 @@ class TrainerCLI(LightningCLI):
         return Path(self.trainer.default_root_dir)
 
     def fit(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        """Start, go on from the newest checkpoint, or say that there is nothing left to do."""
-        newest = ckpt_path or newest_checkpoint(self.run_folder)
-        if newest is not None:
-            done, last = finished_steps(Path(newest)), self.trainer.max_steps
-            if done >= last > 0 and (self.run_folder / MODEL_FOLDER).exists():
-                return self._say(
-                    f"{self.run_folder}: finished, {done} steps; the model is in {self.run_folder / MODEL_FOLDER}"
-                )
-            self._say(f"going on from {newest} (step {done} of {last})")
+        """Start, go on from the newest checkpoint, or find that there is nothing left to do."""
+        model_folder, dry_run = self.run_folder / MODEL_FOLDER, bool(self.config.fit.trainer.fast_dev_run)
+        checkpoint = ckpt_path or (None if dry_run else newest_checkpoint(self.run_folder))
+        finished = False
+        if checkpoint is not None:
+            done, last = finished_steps(Path(checkpoint)), self.trainer.max_steps
+            finished = done >= last > 0 and model_folder.is_dir()
+            if not finished:
+                self._say(f"going on from {checkpoint} (step {done} of {last})")
             model.init_from = None
-        self.trainer.fit(model, ckpt_path=newest, **kwargs)
-        if not self.config.fit.trainer.fast_dev_run and self.trainer.is_global_zero:
-            assert model.model is not None
-            save_model(model.model, self.run_folder / MODEL_FOLDER, model.data.tokenizer)
-            self._say(f"wrote {self.run_folder / MODEL_FOLDER}")
+        # A finished run goes through here too: its settings are compared, and no step is left to do.
+        self.trainer.fit(model, ckpt_path=checkpoint, **kwargs)
+        if finished:
+            self._say(f"{self.run_folder}: finished, {self.trainer.global_step} steps; the model is in {model_folder}")
+        elif not dry_run:
+            if self.trainer.is_global_zero:
+                assert model.model is not None
+                save_model(model.model, model_folder, model.data.tokenizer)
+            self._say(f"wrote {model_folder}")
 
     def validate(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """One pass over the validation split, printed as a table."""

@@ -46,10 +46,10 @@ class TrainingWindows:
                 f"{name}: expected more tokens than one sample's {sequence_length + 1}, got {num_tokens}; "
                 "give it more text or lower sequence_length"
             )
-        # One window fewer than fit, so that all shifts have room; in a stream of a few windows, the shifts that fit.
+        # So many that a window's length of shifts has room, and as many shifts as reach the stream's end.
         self.windows_per_epoch = max(1, (num_tokens - 1 - sequence_length + chunk_length) // sequence_length)
         spare = num_tokens - 1 - self.windows_per_epoch * sequence_length
-        self.num_shifts = min(sequence_length // chunk_length, spare // chunk_length + 1)
+        self.num_shifts = spare // chunk_length + 1
         self.stream = stream
         self.sequence_length = sequence_length
         self.chunk_length = chunk_length

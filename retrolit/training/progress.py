@@ -29,7 +29,7 @@ def progress() -> ProgressBar:
 class Opening(L.Callback):
     """Says before the first step what will be trained on what."""
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A few lines, from the first process."""
         assert isinstance(pl_module, GPTModule)
         assert pl_module.model is not None
