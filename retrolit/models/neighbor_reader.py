@@ -57,16 +57,16 @@ class NeighborReader:
         normed = layer.cross_attention_norm(x)  # (B, T, D)
         if number == self.retro.config.retro_layers[0]:
             self.encode(normed)
-        before = None if self.cache is None else self.cache.memories.get(number)
+        # From its last token on, a new chunk is read; up to there, the one before, if there are such columns.
+        turn = self.ends[0] - 1 if self.ends else self.stop
+        before = None if self.cache is None or turn == self.start else self.cache.memories.get(number)
         new = None if self.encoded is None else self.project(attention, self.encoded)
         self.keep(number, new)
-        # The readers among the columns: those of the chunk before, if it has neighbors, then those of the new chunks.
-        first_end = self.ends[0] if self.ends else self.stop + 1
-        first = self.start if before is not None else first_end - 1
-        last = self.stop if new is not None or not self.ends else first_end - 1
         memory = new if before is None else before if new is None else before.followed_by(new)
-        if memory is None or first >= last or self.gate == 0:
+        if memory is None or self.gate == 0:
             return x
+        first = turn if before is None else self.start
+        last = turn if new is None else self.stop
         found = attend_to_chunks(
             attention,
             normed[:, first - self.start : last - self.start],
