@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from retrolit.data.preparation import DataConfig, Prepared, prepare_share
+from retrolit.storage import Manifest
 from retrolit.storage.blocks import Share
 from retrolit.tokens.config import TokensConfig
 from retrolit.tokens.progress import visible
@@ -31,6 +32,8 @@ def prepare(folder: str, tokens: TokensConfig) -> None:
 def _report(prepared: Prepared) -> None:
     tokens = prepared.tokens
     print(f"tokenizer   {tokens.tokenizer_folder}")
+    if not Manifest.read(tokens.tokenizer_folder, "tokenizer").sizes["keeps_text"]:
+        print("  note       this tokenizer changes some texts: what it decodes can differ from what it read")
     for name, manifest in tokens.manifests.items():
         sizes = manifest.sizes
         print(f"{name:11} {tokens.folders[name]}")

@@ -83,6 +83,12 @@ def to_utf8(text: str) -> bytes:
         ) from None
 
 
+def keeps_text(tokenizer: Tokenizer) -> bool:
+    """Whether decode(encode(text)) gives back a text with capitals, accents, odd spaces and pictures."""
+    probe = "Two  spaces,\ttabs\n\nand lines; ÀÉÎ, ﬁ, ½, 東京, 🦉, \u00a0, (NUL \0)"
+    return tokenizer.decode(tokenizer.encode(probe)) == probe
+
+
 def load_tokenizer(path: str | Path, eod_token: str | None = None) -> Tokenizer:
     """The tokenizer in a folder (a model folder, too) or file; what it is follows from the files' names.
 

@@ -15,7 +15,7 @@ import pytest
 
 from retrolit.storage import Manifest
 from retrolit.storage.blocks import Arrays, Share
-from retrolit.tokens import TokenStore, load_tokenizer
+from retrolit.tokens import TokenStore, load_tokenizer, prepare_stores
 from retrolit.tokens import prepare as prepare_module
 from retrolit.tokens.config import SPLITS
 from retrolit.tokens.prepare import (
@@ -41,7 +41,7 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "BLOCK_CHARACTERS", 5_000)
+    monkeypatch.setattr(prepare_stores, "BLOCK_CHARACTERS", 5_000)
     monkeypatch.setattr(prepare_module, "default_processes", lambda: 1)
 
 
@@ -106,17 +106,17 @@ def test_killed_anywhere_and_run_again(whole: dict[str, bytes], corpus: Path, tm
     script = tmp_path / "script.py"
     script.write_text(f"""
 import time
-from retrolit.tokens import prepare
+from retrolit.tokens import prepare_stores
 from retrolit.tokens.prepare import *
 
-prepare.BLOCK_CHARACTERS = 5_000
+prepare_stores.BLOCK_CHARACTERS = 5_000
 
-class Slow(prepare.Tokenizing):
+class Slow(prepare_stores.Tokenizing):
     def __call__(self, documents):
         time.sleep(0.15)
         return super().__call__(documents)
 
-prepare.Tokenizing = Slow
+prepare_stores.Tokenizing = Slow
 corpora = {{"owls": CorpusConfig({str(corpus)!r})}}
 config = TokensConfig(corpora, TokenizerConfig("bytes"), {HALVES!r})
 prepare_tokens(config, {str(tmp_path / "killed")!r}, processes=1)
@@ -232,12 +232,12 @@ def test_going_on_after_a_bad_record(
     assert kept > 2
     done = []
 
-    class Counting(prepare_module.Tokenizing):
+    class Counting(prepare_stores.Tokenizing):
         def __call__(self, documents: list[Document]) -> Arrays:
             done.append(documents[0].source)
             return super().__call__(documents)
 
-    monkeypatch.setattr(prepare_module, "Tokenizing", Counting)
+    monkeypatch.setattr(prepare_stores, "Tokenizing", Counting)
     prepared = prepare_tokens(config(corpus, on_error="skip"), tmp_path / "p")
     resumed = len(done)
     prepare_tokens(config(corpus, on_error="skip"), tmp_path / "from the start")
@@ -256,9 +256,9 @@ def test_a_full_disk_leaves_what_was_there(whole: dict[str, bytes], corpus: Path
     for limit in (1_000, 20_000):
         script = f"""
 import resource
-from retrolit.tokens import prepare
+from retrolit.tokens import prepare_stores
 from retrolit.tokens.prepare import *
-prepare.BLOCK_CHARACTERS = 5_000
+prepare_stores.BLOCK_CHARACTERS = 5_000
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 config = TokensConfig({{"owls": CorpusConfig({str(corpus)!r})}}, TokenizerConfig("bytes"), {{"train": 1.0}})
 try:

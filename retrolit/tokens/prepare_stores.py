@@ -1,0 +1,99 @@
+"""The token stores of one corpus on disk: <folder>/tokens/<corpus>-<key>/, made block by block."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from retrolit.storage import Manifest, fingerprint
+from retrolit.storage.blocks import EVERYTHING, Share, run_blocks
+from retrolit.tokens.open_corpora import OpenCorpus
+from retrolit.tokens.progress import Progress
+from retrolit.tokens.readers import Document
+from retrolit.tokens.tokenize import BLOCK_CHARACTERS, Tokenizing, group, join_blocks
+from retrolit.tokens.tokenizer import Tokenizer
+
+
+class StoresJob:
+    """The stores of one corpus: where they belong, how they are made, how they are opened."""
+
+    def __init__(
+        self,
+        name: str,
+        corpus: OpenCorpus,
+        *,
+        tokenizer: Tokenizer,
+        tokenizer_folder: Path,
+        splits: dict[str, float],
+        folder: Path,
+    ) -> None:
+        self._name = name
+        self._corpus = corpus
+        self._tokenizer = tokenizer
+        given = corpus.config.split
+        self._shares = dict(splits) if given is None else {given: 1.0}
+        self._settings = {
+            **corpus.reading,
+            "splits": self._shares,
+            "tokenizer": tokenizer_folder.name,
+            "vocab_size": tokenizer.vocab_size,
+        }
+        self._inputs = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
+        key = fingerprint([self._settings, self._inputs])[:12]
+        self.target = folder / f"{name}-{key}"
+        self._work = folder / f".{name}-{key}.work"
+
+    def run(self, progress: Progress, processes: int, share: Share) -> None:
+        """Does this share's blocks and, as rank 0, makes `target`."""
+        skipped = Counter[str]()
+        count = self._run_blocks(progress, processes, share, skipped)
+        if share.rank != 0:
+            if self.target.exists():  # rank 0 was faster and did our blocks too
+                shutil.rmtree(self._work, ignore_errors=True)
+            return
+        if share.world > 1:
+            skipped.clear()
+            count = self._run_blocks(progress, processes, EVERYTHING, skipped)
+        if count == 0:
+            raise ValueError(f"corpus {self._name}: {self._corpus.config.source} holds no document")
+        whole = self._work / "whole"
+        shutil.rmtree(whole, ignore_errors=True)  # what a killed run left
+        whole.mkdir()
+        with progress(f"joining {self._name}", None):
+            sizes = join_blocks(
+                self._work, count, folder=whole, vocab_size=self._tokenizer.vocab_size, shares=self._shares
+            )
+            sizes["skipped"] = dict(skipped)
+            files: dict[str, dict[str, Any]] = {path.name: {} for path in sorted(whole.iterdir())}
+            Manifest("tokens", self._settings, self._inputs, sizes, files).write(whole)
+        whole.rename(self.target)
+        shutil.rmtree(self._work)
+
+    def open(self) -> Manifest:
+        """The manifest of the finished stores. Raises ValueError when files are damaged or records were skipped under
+        another `on_error`."""
+        manifest = Manifest.read(self.target, "tokens")
+        manifest.verify(self.target)
+        bad = {kind: count for kind, count in manifest.sizes["skipped"].items() if kind != "empty document"}
+        if bad and self._corpus.config.on_error == "stop":
+            counts = ", ".join(f"{count} x {kind}" for kind, count in bad.items())
+            raise ValueError(
+                f"{self.target}: was made with on_error: skip and lacks records ({counts}), this run asks for "
+                f"on_error: stop; mend the records, or set on_error: skip"
+            )
+        return manifest
+
+    def _run_blocks(self, progress: Progress, processes: int, share: Share, skipped: Counter[str]) -> int:
+        with progress(f"tokenizing {self._name}", self._corpus.size) as advance:
+
+            def groups() -> Iterator[list[Document]]:
+                for together in group(self._corpus.documents(skipped), BLOCK_CHARACTERS):
+                    advance(self._corpus.position())
+                    if share.rank != 0 and self.target.exists():
+                        return
+                    yield together
+
+            return run_blocks(self._work, groups(), Tokenizing(self._tokenizer), processes, share)
