@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any, get_args
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -16,6 +17,17 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 class Parser(ArgumentParser):
     """A parser whose errors fit on two lines and name the option that was probably meant."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """As jsonargparse's, but an option that takes texts takes each as it is typed, and is repeated for several.
+
+        Otherwise "- a", "[1]" or "null" would be read as YAML.
+        """
+        typehint = getattr(kwargs.get("action"), "_typehint", None)
+        if list[str] in (typehint, *get_args(typehint)):
+            kwargs = {name: kwargs.get(name) for name in ("default", "help")} | {"action": "append", "metavar": "TEXT"}
+            args = args[:1]
+        return super().add_argument(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         unknown = re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", message)
@@ -50,7 +62,7 @@ def run(module: ModuleType, verb: str, argv: list[str]) -> int:
 
 
 def _call(function: Callable[..., None], prog: str, argv: list[str]) -> int:
-    parser = Parser(prog=prog, description=inspect.getdoc(function))
+    parser = Parser(prog=prog, description=_description(function))
     parser.add_argument("-c", "--config", action="config", help="a YAML file with any of the parameters below")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
     arguments = parser.instantiate(parser.parse_args(argv))
@@ -61,6 +73,11 @@ def _call(function: Callable[..., None], prog: str, argv: list[str]) -> int:
 
 def _options(parser: ArgumentParser) -> list[str]:
     return [option for action in parser._actions for option in action.option_strings]
+
+
+def _description(function: Callable[..., None]) -> str:
+    """The docstring without its Args, which are shown beside the options."""
+    return (inspect.getdoc(function) or "").split("\n\nArgs:\n", 1)[0]
 
 
 def _first_line(function: Callable[..., None]) -> str:

@@ -44,7 +44,8 @@ class SamplingConfig:
         _check("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "at least 1, or none for all tokens")
         _check("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "above 0 and up to 1, or none")
         _check("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "above 0 (1 is none)")
-        _check("stop", self.stop, all(self.stop), "texts of at least one character")
+        texts = all(isinstance(text, str) and text for text in self.stop)
+        _check("stop", self.stop, texts, "texts of at least one character")
 
 
 def _check(name: str, value: object, holds: bool, expected: str) -> None:

@@ -82,3 +82,16 @@ def test_sub_verbs(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> No
     assert "the commands are house" in capsys.readouterr().err
     assert run(module, "build", ["house", "here"]) == 0
     assert CALLS == [("here", Size(4), 1)]
+
+
+def test_texts_are_taken_as_typed_and_may_be_repeated() -> None:
+    got = []
+
+    def say(*, text: list[str] | None = None) -> None:
+        got.append(text)
+
+    module = ModuleType("say")
+    module.say = say  # pyright: ignore[reportAttributeAccessIssue]
+    for texts in (["- a", "null", "[1]"], [], ["12"]):
+        run(module, "say", [argument for text in texts for argument in ("--text", text)])
+    assert got == [["- a", "null", "[1]"], None, ["12"]]

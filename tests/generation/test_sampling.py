@@ -90,6 +90,7 @@ def test_a_rows_draw_depends_on_its_own_generator_alone(logits: Tensor) -> None:
         ("repetition_penalty", 0.0),
         ("stop", [".", ""]),
         ("stop", ""),
+        ("stop", [3]),
     ],
 )
 def test_impossible_values_are_refused_by_name(field: str, value: object) -> None:
