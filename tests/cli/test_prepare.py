@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from retrolit.cli.main import main
+from retrolit.tokens import train_bpe
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +81,21 @@ tokens:
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_tokenizer_that_changes_texts_is_pointed_out(
+    data_yaml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_bpe([f"note number {i}" for i in range(100)], 280).save(tmp_path / "lower")
+    content = json.loads((tmp_path / "lower/tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "lower/tokenizer.json").write_text(json.dumps(content))
+    for folder, is_told in (("lower", True), ("bytes", False)):
+        tokenizer = f"{{type: file, path: {folder}}}" if is_told else "{type: bytes}"
+        data_yaml.write_text(data_yaml.read_text().replace("{type: bytes}", tokenizer))
+        assert main(["prepare", "-c", str(data_yaml)]) == 0
+        assert ("this tokenizer changes some texts" in capsys.readouterr().out) == is_told
+        data_yaml.write_text(data_yaml.read_text().replace(tokenizer, "{type: bytes}"))
 
 
 @pytest.mark.parametrize("recipe", ["recipes/tiny/data.yaml", "data/samples/blend.yaml"])
