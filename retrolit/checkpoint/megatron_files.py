@@ -116,6 +116,9 @@ def to_megatron(source: Path, destination: Path, tensor_parallel: int = 1, divis
 
     The vocabulary is padded with zero rows to a multiple of `divisible_by` x `tensor_parallel`, as Megatron asks.
     """
+    for name, number in (("tensor_parallel", tensor_parallel), ("divisible_by", divisible_by)):
+        if number < 1:
+            raise ValueError(f"{name}: expected at least 1, got {number}")
     config, tensors = open_model(source)
     for name in ("num_query_groups", "num_attention_heads", "ffn_hidden_size"):
         if getattr(config, name) % tensor_parallel:
@@ -204,7 +207,11 @@ def _rank_files(folder: Path) -> list[Path]:
 
 def _load_rank(file: Path) -> dict[str, Any]:
     content = load_foreign(file)
-    if not isinstance(content, dict) or not isinstance(content.get("args"), Namespace) or "model" not in content:
+    if not (
+        isinstance(content, dict)
+        and isinstance(content.get("args"), Namespace)
+        and isinstance(content.get("model"), dict)
+    ):
         raise ValueError(f"{file}: expected a Megatron checkpoint with args and model, got another torch file")
     ranks = getattr(content["args"], "tensor_model_parallel_size", None)
     found = len(list(file.parents[1].glob("mp_rank_*")))

@@ -119,10 +119,10 @@ def _open_folder(folder: Path) -> tuple[GPTConfig, Mapping[str, Tensor]]:
             f"{folder}: not a model folder of retrolit's; if it is Hugging Face's: "
             f"retrolit convert from-hf {folder} NEW_FOLDER"
         )
-    if content["format_version"] != FORMAT_VERSION:
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
         raise ValueError(
-            f"{folder / CONFIG_FILE}: expected format_version {FORMAT_VERSION}, got {content['format_version']}; "
-            "update retrolit"
+            f"{folder / CONFIG_FILE}: expected format_version {FORMAT_VERSION}, got {version}; update retrolit"
         )
     return _config(content, folder), TensorFolder(folder)
 
@@ -144,10 +144,12 @@ def _open_lightning(path: Path) -> tuple[GPTConfig, Mapping[str, Tensor]]:
 
 
 def _config(content: dict[str, Any], where: Path) -> GPTConfig:
-    model_type = content["model_type"]
-    if model_type != "gpt":
-        raise ValueError(f"{where}: expected model_type gpt, got {model_type}; update retrolit")
-    return GPTConfig.from_dict(content["config"])
+    if content.get("model_type") != "gpt":
+        raise ValueError(f"{where}: expected model_type gpt, got {content.get('model_type')}; update retrolit")
+    try:
+        return GPTConfig.from_dict(content["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: the config is not a GPT's ({error})") from error
 
 
 def _only_expected(

@@ -25,8 +25,11 @@ FOREIGN_NAMES = (
     "numpy._core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
+    "datetime.datetime",
+    "datetime.timedelta",
     "pathlib.PosixPath",
     "signal.Signals",
+    "types.SimpleNamespace",
 )
 
 

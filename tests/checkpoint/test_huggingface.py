@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from retrolit.checkpoint import load_model, save_model
 from retrolit.checkpoint.huggingface import from_huggingface, to_huggingface
+from retrolit.checkpoint.tensor_files import write_tensors
 from retrolit.tokens import ByteTokenizer, load_tokenizer, train_bpe
 
 transformers = pytest.importorskip("transformers", reason='needs transformers (the extra "hf")')
@@ -98,6 +99,23 @@ def test_a_clean_process_loads_our_model_and_tokenizer(make_gpt, tmp_path):
     assert loaded("the cat\n\n🙂").input_ids == tokenizer.encode("the cat\n\n🙂")
     assert loaded.eos_token_id == tokenizer.eod_id
     assert json.loads((tmp_path / "hf/config.json").read_text())["eos_token_id"] == tokenizer.eod_id
+
+
+@torch.no_grad()
+def test_weights_in_several_files_pass_both_ways(make_gpt, tmp_path):
+    model = make_gpt(vocab_size=VOCABULARY, normalization="rmsnorm", activation="swiglu", bias=False)
+    save_model(model, tmp_path / "model")
+    to_huggingface(tmp_path / "model", tmp_path / "hf")
+    whole = load_file(tmp_path / "hf/model.safetensors")
+    (tmp_path / "hf/model.safetensors").unlink()
+    write_tensors(whole.items(), tmp_path / "hf", shard_bytes=30_000)
+    assert len(list((tmp_path / "hf").glob("*.safetensors"))) > 2
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    torch.testing.assert_close(theirs(TOKENS).logits, model(TOKENS), atol=1e-4, rtol=1e-4)
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="30KB")
+    assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 2
+    from_huggingface(tmp_path / "theirs", tmp_path / "back")
+    assert torch.equal(load_model(tmp_path / "back")(TOKENS), model(TOKENS))
 
 
 @pytest.mark.slow

@@ -140,6 +140,7 @@ def test_the_tracker_names_the_folder(make_gpt, tmp_path):
         (lambda folder: (folder / "release/mp_rank_02_000").mkdir(), ValueError, "pipeline parallelism"),
         (lambda folder: (folder / "release/metadata.json").write_text("{}"), ValueError, "torch_dist format"),
         (lambda folder: _edit(folder, 0, lambda c: c.pop("model")), ValueError, "expected a Megatron checkpoint"),
+        (lambda folder: _edit(folder, 0, lambda c: c.update(model=[])), ValueError, "expected a Megatron checkpoint"),
         (lambda folder: _edit(folder, 0, lambda c: c.update(args={})), ValueError, "expected a Megatron checkpoint"),
         (lambda folder: _edit(folder, 0, lambda c: c.update(checkpoint_version=1.0)), ValueError, "expected 2.0 or"),
         (lambda folder: _drop(folder, [1], "output_layer.weight"), ValueError, "mp_rank_01.*1 missing .output_layer"),
@@ -164,6 +165,8 @@ def test_a_tensor_of_the_wrong_shape_is_named(make_gpt, tmp_path):
 
 
 def test_a_tensor_parallel_size_that_does_not_divide_is_refused(make_gpt, tmp_path):
+    with pytest.raises(ValueError, match="tensor_parallel: expected at least 1, got 0"):
+        to_megatron(tmp_path / "model", tmp_path / "megatron", tensor_parallel=0)
     save_model(make_gpt(num_query_groups=2), tmp_path / "model")
     with pytest.raises(ValueError, match=r"tensor_parallel: expected a divisor of num_query_groups \(2\), got 4"):
         to_megatron(tmp_path / "model", tmp_path / "megatron", tensor_parallel=4)

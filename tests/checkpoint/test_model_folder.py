@@ -122,9 +122,11 @@ def test_a_path_that_is_no_model_says_what_it_may_be(make_gpt, tmp_path):
     [
         ({"format_version": 2}, "expected format_version 1, got 2; update retrolit"),
         ({"model_type": "retro9"}, "expected model_type gpt, got retro9; update retrolit"),
+        ({"config": {"hidden_size": 8}}, "the config is not a GPT's .*vocab_size"),
+        ({"config": {"width": 8}}, "the config is not a GPT's .*unknown width"),
     ],
 )
-def test_a_folder_of_a_later_version_is_refused(make_gpt, tmp_path, change, message):
+def test_a_config_that_is_not_understood_is_refused(make_gpt, tmp_path, change, message):
     save_model(make_gpt(), tmp_path / "model")
     file = tmp_path / "model/config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
