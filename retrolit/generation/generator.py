@@ -24,6 +24,9 @@ from retrolit.tokens import Tokenizer
 
 FinishReason = Literal["stop", "end", "length"]
 
+# Columns of the prompts that are read at once: bounds the memory that activations and attention masks take.
+PIECE = 512
+
 
 @dataclass
 class Generation:
@@ -179,7 +182,10 @@ def prefill(model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int) -
     # The last new token is drawn, never read.
     room = length + max_new_tokens - 1
     cache = KVCache(model.config, len(prompts), room, padding, device=weight.device, dtype=weight.dtype)
-    hidden = model.hidden_states(tokens.to(weight.device), cache)  # (B, T, D)
+    *first, last = tokens.to(weight.device).split(PIECE, dim=1)
+    for piece in first:
+        model.hidden_states(piece, cache)
+    hidden = model.hidden_states(last, cache)  # (B, T of the last piece, D)
     return model.logits(hidden[:, -1]), cache
 
 

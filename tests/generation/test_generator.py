@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retrolit.generation import Generation, Generator, SamplingConfig
-from retrolit.generation.generator import decode, prefill, row_seed
+from retrolit.generation.generator import PIECE, decode, prefill, row_seed
 from retrolit.generation.sampling import next_tokens
 from retrolit.models import GPT, GPTConfig
 from retrolit.tokens import ByteTokenizer
@@ -190,6 +190,19 @@ def test_prefill_and_decode_give_the_full_passes_logits(generator: Generator) ->
         step = decode(model, torch.tensor([9, 10]), cache)
         torch.testing.assert_close(step[0], model(torch.tensor([[1, 2, 3, 9]]))[0, -1], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(step[1], model(torch.tensor([[4, 5, 6, 7, 8, 10]]))[0, -1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_long_prompt_is_read_in_pieces() -> None:
+    model = build(replace(TINY, max_position_embeddings=2048))
+    prompts = [torch.randint(257, (length,)).tolist() for length in (3 * PIECE + 7, PIECE, 1)]
+    read = []
+    with torch.no_grad():
+        expected = [model(torch.tensor([prompt]))[0, -1] for prompt in prompts]
+        model.embedding.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[1]))
+        logits, cache = prefill(model, prompts, max_new_tokens=1)
+    torch.testing.assert_close(logits, torch.stack(expected), atol=1e-5, rtol=1e-5)
+    assert read == [PIECE, PIECE, PIECE, 7]
+    assert cache.length == cache.max_length == 3 * PIECE + 7
 
 
 def test_too_long_for_learned_positions_is_refused_before_work_starts() -> None:
