@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
 from retrolit.generation.text import TextStream
-from retrolit.tokens import ByteTokenizer
+from retrolit.tokens import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 
 TOKENIZER = ByteTokenizer()
 
@@ -73,26 +74,34 @@ def test_a_stop_text_in_the_prompt_or_across_its_end_does_not_count() -> None:
     assert "".join(pieces_of(TOKENIZER.encode("\nb"), stop=["\n\n"], prompt="\n\na\n")) == "\nb"
 
 
-class WordTokenizer:
-    """As SentencePiece does: every word carries a space before it, and a text's first space is left out."""
-
-    vocab_size, eod_id, fingerprint = 4, 3, ""
-    words = ("the", "end", "is")
-
-    def encode(self, text: str) -> list[int]:
-        return [self.words.index(word) for word in text.split()]
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return " ".join(self.words[i] for i in ids if i != self.eod_id)
-
-    def save(self, folder: object) -> None:
-        raise NotImplementedError
+SENTENCES = [f"the owl number {n} flies at night, naïve as {n * n} owls" for n in range(300)]
+ODD_TEXT = "the owl € 👩‍👩‍👧 漢字 flies\n  at night"
 
 
-def test_a_space_between_prompt_and_continuation_is_kept() -> None:
-    tokenizer = WordTokenizer()
-    stream = TextStream(tokenizer, tokenizer.encode("the end"), [])
-    assert [stream.push(token) for token in [2, 3, 0, 1]] == [" is", "", " the", " end"]
+def sentencepiece_tokenizer(folder: Path) -> Tokenizer:
+    """Writes a space before every word but a text's first, and characters it does not know as bytes."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="needs the extra sentencepiece")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES), model_prefix=str(folder / "owls"), vocab_size=340, byte_fallback=True,
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    return load_tokenizer(folder / "owls.model")
+
+
+def bpe_tokenizer(folder: Path) -> Tokenizer:
+    return train_bpe(SENTENCES, vocab_size=300)
+
+
+@pytest.mark.parametrize("make", [sentencepiece_tokenizer, bpe_tokenizer])
+def test_prompt_and_pieces_are_the_text_of_all_tokens(make: Callable[[Path], Tokenizer], tmp_path: Path) -> None:
+    """Wherever the prompt ends, spaces between words too."""
+    tokenizer = make(tmp_path)
+    tokens = tokenizer.encode(ODD_TEXT)
+    whole = tokenizer.decode(tokens)
+    borders = [n for n in range(len(tokens)) if whole.startswith(tokenizer.decode(tokens[:n]))]
+    assert len(borders) > 5
+    for border in borders:
+        stream = TextStream(tokenizer, tokens[:border], [])
+        pieces = [*(stream.push(token) for token in tokens[border:]), stream.finish()]
+        assert tokenizer.decode(tokens[:border]) + "".join(pieces) == whole
+        assert "\ufffd" not in "".join(pieces)
