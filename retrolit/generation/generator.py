@@ -132,7 +132,7 @@ class Generator:
             stacklevel=4,
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: what the model keeps from here (rotary tables) has to serve training too
     def _steps(self, rows: list[_Row], sampling: SamplingConfig) -> Iterator[None]:
         """Draws one token for each of the rows at every step, until the last of them is finished."""
         training = self.model.training

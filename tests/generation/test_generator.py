@@ -182,6 +182,13 @@ def test_a_model_in_training_generates_without_dropout_and_goes_on_training(tiny
     assert dropping.model.layers[0].training
 
 
+def test_a_model_trains_after_its_first_use_was_generation(generator: Generator) -> None:
+    generator.generate(["a", "bc"], GREEDY)
+    tokens = torch.randint(257, (2, 9))
+    generator.model.loss(tokens[:, :-1], tokens[:, 1:]).mean.backward()
+    assert all(parameter.grad is not None for parameter in generator.model.parameters())
+
+
 def test_prefill_and_decode_give_the_full_passes_logits(generator: Generator) -> None:
     model = generator.model
     with torch.no_grad():
@@ -190,6 +197,24 @@ def test_prefill_and_decode_give_the_full_passes_logits(generator: Generator) ->
         step = decode(model, torch.tensor([9, 10]), cache)
         torch.testing.assert_close(step[0], model(torch.tensor([[1, 2, 3, 9]]))[0, -1], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(step[1], model(torch.tensor([[4, 5, 6, 7, 8, 10]]))[0, -1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_smaller_dtype_generates_from_its_own_logits(tiny: Generator, dtype: torch.dtype) -> None:
+    tiny.model.to(dtype)
+    (generation,) = tiny.generate(["ab"], replace(GREEDY, max_new_tokens=1))
+    with torch.no_grad():
+        logits = tiny.model(torch.tensor([[97, 98]]))[0, -1, :257]
+    assert logits.dtype == dtype
+    assert logits[generation.tokens[0]] > logits.max() - 0.1
+
+
+@pytest.mark.gpu
+def test_a_gpu_says_the_same(tiny: Generator) -> None:
+    expected = tiny.generate(PROMPTS, GREEDY)
+    tiny.model.cuda()
+    assert tiny.generate(PROMPTS, GREEDY) == expected
+    assert tiny.generate(PROMPTS, SAMPLED) == tiny.generate(PROMPTS, SAMPLED, batch_size=2)
 
 
 def test_a_long_prompt_is_read_in_pieces() -> None:
