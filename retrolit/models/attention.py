@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from retrolit.models.cache import LayerCache
 from retrolit.models.config import GPTConfig
+from retrolit.models.norms import RMSNorm
 from retrolit.models.rotary import Rotation, rotate
 
 
@@ -33,8 +34,8 @@ class SelfAttention(nn.Module):
         rows = (self.num_heads + 2 * self.num_groups) * self.head_dim
         self.qkv = nn.Linear(config.hidden_size, rows, bias=config.qkv_bias)
         self.output = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=config.bias)
-        self.query_norm = nn.RMSNorm(self.head_dim, eps=config.norm_epsilon) if config.qk_norm else None
-        self.key_norm = nn.RMSNorm(self.head_dim, eps=config.norm_epsilon) if config.qk_norm else None
+        self.query_norm = RMSNorm(self.head_dim, eps=config.norm_epsilon) if config.qk_norm else None
+        self.key_norm = RMSNorm(self.head_dim, eps=config.norm_epsilon) if config.qk_norm else None
 
     def forward(
         self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None, cache: LayerCache | None = None

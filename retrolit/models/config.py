@@ -172,6 +172,7 @@ class GPTConfig:
     @property
     def rotary_dim(self) -> int:
         """Number of channels of each head that rotate."""
+        assert self.head_dim is not None
         return int(self.head_dim * self.rotary_percent)
 
     @classmethod

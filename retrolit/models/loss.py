@@ -49,8 +49,8 @@ def masked_loss(hidden: Tensor, weight: Tensor, labels: Tensor, loss_mask: Tenso
 
 
 def _rows_per_chunk(vocab_size: int) -> int:
-    """As many rows as make a few megabytes of logits, and enough of them to keep the matmuls efficient."""
-    return max(64, 2**21 // vocab_size)
+    """Enough rows to keep the matmuls efficient, more where the vocabulary is small."""
+    return max(512, 2**22 // vocab_size)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -66,22 +66,30 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if hidden_wanted else None  # (N, D)
         grad_weight = torch.zeros_like(weight, dtype=exact) if weight_wanted else None  # (V, D)
         rows = _rows_per_chunk(weight.shape[0])
+        # One buffer for every chunk's logits: new memory costs the operating system more time than the arithmetic.
+        buffer = torch.empty(min(rows, labels.shape[0]), weight.shape[0], dtype=exact, device=hidden.device)
         for start in range(0, labels.shape[0], rows):
             chunk = slice(start, start + rows)
-            inputs = hidden[chunk].to(dtype)
-            logits = (inputs @ matrix.T).to(exact)  # (rows, V)
-            normalizer = logits.logsumexp(-1, keepdim=True)
-            picked = labels[chunk, None]
-            losses[chunk] = (normalizer - logits.gather(-1, picked)).squeeze(-1)
+            inputs, picked = hidden[chunk].to(dtype), labels[chunk, None]
+            logits = buffer[: inputs.shape[0]]  # (rows, V)
+            if dtype == exact:
+                torch.mm(inputs, matrix.T, out=logits)
+            else:
+                logits.copy_(inputs @ matrix.T)
+            logits.sub_(logits.amax(-1, keepdim=True))
+            logit = logits.gather(-1, picked)
+            total = logits.exp_().sum(-1, keepdim=True)
+            losses[chunk] = (total.log() - logit).squeeze(-1)
             if not (hidden_wanted or weight_wanted):
                 continue
-            # d loss / d logits = softmax - one-hot of the label, written over the logits.
-            probabilities = logits.sub_(normalizer).exp_()
-            probabilities.scatter_add_(-1, picked, torch.full_like(normalizer, -1))
-            grad_logits = probabilities.mul_(weights[chunk, None]).to(dtype)
+            # d loss / d logits = weight x (softmax - one-hot of the label), written over the exponentials.
+            scale = weights[chunk, None]
+            grad_logits = logits.mul_(scale / total).scatter_add_(-1, picked, -scale).to(dtype)
             if grad_hidden is not None:
                 grad_hidden[chunk] = grad_logits @ matrix
-            if grad_weight is not None:
+            if grad_weight is not None and dtype == exact:
+                grad_weight.addmm_(grad_logits.T, inputs)
+            elif grad_weight is not None:
                 grad_weight += grad_logits.T @ inputs
         ctx.gradients = (grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype
@@ -90,9 +98,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, grad_losses: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        assert ctx.gradients is not None, (
+            "chunked_cross_entropy: its gradients were used up by an earlier backward pass"
+        )
         # Scaled in place, so that no second (V, D) is made: the gradients leave with the first backward.
         (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, None
+        grad_total = grad_outputs[0]
         if grad_hidden is not None:
             grad_hidden.mul_(grad_total)
         if grad_weight is not None:

@@ -23,9 +23,16 @@ class LayerNorm1P(nn.LayerNorm):
         nn.init.zeros_(self.bias)
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm that follows its input's dtype: under autocast a head is bfloat16 while its gain is float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 def make_norm(config: GPTConfig) -> nn.LayerNorm | nn.RMSNorm:
     """The norm the config names, over hidden_size. Both LayerNorms have a bias, whatever `config.bias` says."""
     if config.normalization == "rmsnorm":
-        return nn.RMSNorm(config.hidden_size, eps=config.norm_epsilon)
+        return RMSNorm(config.hidden_size, eps=config.norm_epsilon)
     kind = LayerNorm1P if config.normalization == "layernorm1p" else nn.LayerNorm
     return kind(config.hidden_size, eps=config.norm_epsilon)
