@@ -1,6 +1,6 @@
 """Files that are whole or not there, manifests, and resumable blocks of work."""
 
-from retrolit.storage.files import atomic_folder, atomic_write, lock, read_json, sha256_file, write_json
+from retrolit.storage.files import atomic_folder, atomic_write, lock, read_json, rename_folder, sha256_file, write_json
 from retrolit.storage.manifest import Manifest, fingerprint
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "fingerprint",
     "lock",
     "read_json",
+    "rename_folder",
     "sha256_file",
     "write_json",
 ]

@@ -61,11 +61,16 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
             _sync_folder(file)
         _sync_folder(partial)
         _refuse_existing(path)
-        os.rename(partial, path)
-        _sync_folder(path.parent)
+        rename_folder(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def rename_folder(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Gives a folder its final name, on the same disk, and forces the change to the disk."""
+    os.rename(source, target)
+    _sync_folder(Path(target).parent)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class TokenizerConfig:
     vocab_size: int = 32_768
     """bpe: number of ids, the end of a document included."""
 
-    sample_bytes: int = 100_000_000
+    sample_characters: int = 100_000_000
     """bpe: it learns from a random sample of the train documents of about this many characters."""
 
     path: str | None = None
@@ -69,8 +69,8 @@ class TokenizerConfig:
             )
         if self.type == "bpe" and self.vocab_size < SMALLEST_BPE:
             raise ValueError(f"TokenizerConfig.vocab_size: expected at least {SMALLEST_BPE}, got {self.vocab_size}")
-        if self.sample_bytes < 1:
-            raise ValueError(f"TokenizerConfig.sample_bytes: expected more than 0, got {self.sample_bytes}")
+        if self.sample_characters < 1:
+            raise ValueError(f"TokenizerConfig.sample_characters: expected more than 0, got {self.sample_characters}")
 
 
 @dataclass

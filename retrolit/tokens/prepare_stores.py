@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from retrolit.storage import Manifest, fingerprint
+from retrolit.storage import Manifest, fingerprint, rename_folder
 from retrolit.storage.blocks import EVERYTHING, Share, run_blocks
 from retrolit.tokens.open_corpora import OpenCorpus
 from retrolit.tokens.progress import Progress
@@ -51,8 +51,6 @@ class StoresJob:
         skipped = Counter[str]()
         count = self._run_blocks(progress, processes, share, skipped)
         if share.rank != 0:
-            if self.target.exists():  # rank 0 was faster and did our blocks too
-                shutil.rmtree(self._work, ignore_errors=True)
             return
         if share.world > 1:
             skipped.clear()
@@ -69,14 +67,16 @@ class StoresJob:
             sizes["skipped"] = dict(skipped)
             files: dict[str, dict[str, Any]] = {path.name: {} for path in sorted(whole.iterdir())}
             Manifest("tokens", self._settings, self._inputs, sizes, files).write(whole)
-        whole.rename(self.target)
-        shutil.rmtree(self._work)
+        rename_folder(whole, self.target)
 
     def open(self) -> Manifest:
-        """The manifest of the finished stores. Raises ValueError when files are damaged or records were skipped under
-        another `on_error`."""
+        """The manifest of the finished stores.
+
+        Raises ValueError when files are damaged, or lack records that were skipped under another `on_error`.
+        """
         manifest = Manifest.read(self.target, "tokens")
         manifest.verify(self.target)
+        shutil.rmtree(self._work, ignore_errors=True)  # the blocks, now that they are joined
         bad = {kind: count for kind, count in manifest.sizes["skipped"].items() if kind != "empty document"}
         if bad and self._corpus.config.on_error == "stop":
             counts = ", ".join(f"{count} x {kind}" for kind, count in bad.items())
@@ -92,7 +92,7 @@ class StoresJob:
             def groups() -> Iterator[list[Document]]:
                 for together in group(self._corpus.documents(skipped), BLOCK_CHARACTERS):
                     advance(self._corpus.position())
-                    if share.rank != 0 and self.target.exists():
+                    if share.rank != 0 and self.target.exists():  # rank 0 was faster and did our blocks too
                         return
                     yield together
 

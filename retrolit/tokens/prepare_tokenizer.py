@@ -30,9 +30,8 @@ def prepare_tokenizer(config: TokensConfig, corpora: dict[str, OpenCorpus], fold
         tokenizer = load_tokenizer(wanted.path, wanted.eod_token)
         inputs = {"tokenizer": tokenizer.fingerprint}
     else:
-        reading = {name: corpus.reading for name, corpus in corpora.items()}
-        settings |= {"vocab_size": wanted.vocab_size, "sample_bytes": wanted.sample_bytes, "splits": config.splits}
-        settings["corpora"] = reading
+        settings |= {"vocab_size": wanted.vocab_size, "sample_characters": wanted.sample_characters}
+        settings |= {"splits": config.splits, "corpora": {name: corpus.reading for name, corpus in corpora.items()}}
         inputs = {name: corpus.fingerprint for name, corpus in corpora.items()}
     target = folder / f"tokenizer-{fingerprint([settings, inputs])[:12]}"
     if target.exists():
@@ -44,7 +43,6 @@ def prepare_tokenizer(config: TokensConfig, corpora: dict[str, OpenCorpus], fold
         tokenizer.save(partial)
         files: dict[str, dict[str, Any]] = {path.name: {} for path in sorted(partial.iterdir())}
         sizes = {"vocab_size": tokenizer.vocab_size, "keeps_text": keeps_text(tokenizer)}
-        inputs = {**inputs, "fingerprint": tokenizer.fingerprint}
         Manifest("tokenizer", settings, inputs, sizes, files).write(partial)
     return target
 
@@ -60,6 +58,6 @@ def _train(config: TokensConfig, corpora: dict[str, OpenCorpus], progress: Progr
                     if split == "train":
                         yield document.text
 
-    texts = sample_texts(train_texts(), config.tokenizer.sample_bytes)
+    texts = sample_texts(train_texts(), config.tokenizer.sample_characters)
     with progress(f"training a tokenizer of {config.tokenizer.vocab_size:,} ids", None):
         return train_bpe(texts, config.tokenizer.vocab_size)

@@ -217,7 +217,7 @@ def test_a_tokenizer_file_is_copied_and_named_in_the_manifests(shared: Path, cor
     assert codec.vocab_size == 50257
     manifest = Manifest.read(prepared.folders["owls"], "tokens")
     assert manifest.inputs["tokenizer"] == codec.fingerprint
-    assert Manifest.read(prepared.tokenizer_folder, "tokenizer").inputs["fingerprint"] == codec.fingerprint
+    assert Manifest.read(prepared.tokenizer_folder, "tokenizer").inputs["tokenizer"] == codec.fingerprint
     manifest.verify(prepared.folders["owls"], deep=True)
 
 
@@ -307,7 +307,10 @@ def test_a_corpus_without_documents_is_refused(corpus: Path, tmp_path: Path) -> 
         (lambda: TokenizerConfig("words"), "TokenizerConfig.type: expected bytes, bpe or file"),  # pyright: ignore
         (lambda: TokenizerConfig("file"), "TokenizerConfig.path: expected with type file and no other"),
         (lambda: TokenizerConfig("bpe", vocab_size=100), "TokenizerConfig.vocab_size: expected at least 257"),
-        (lambda: TokenizerConfig("bpe", sample_bytes=0), "TokenizerConfig.sample_bytes: expected more than 0"),
+        (
+            lambda: TokenizerConfig("bpe", sample_characters=0),
+            "TokenizerConfig.sample_characters: expected more than 0",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(make: Any, message: str) -> None:
