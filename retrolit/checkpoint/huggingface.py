@@ -21,23 +21,25 @@ from retrolit.checkpoint.tables import fill_in, lost_switches, refuse_other_name
 from retrolit.checkpoint.tensor_files import TensorFolder, write_tensors
 from retrolit.models import GPTConfig
 from retrolit.storage import atomic_folder, read_json, write_json
-from retrolit.tokens import load_tokenizer
+from retrolit.tokens import Tokenizer, load_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Tables that old versions of transformers saved beside the weights.
 NO_WEIGHTS = re.compile(r"(\.attn|\.attention)\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$")
 
 
-def from_huggingface(source: Path, destination: Path) -> list[str]:
+def from_huggingface(source: Path, destination: Path, eod_token: str | None = None) -> list[str]:
     """Convert a Hugging Face folder, or a .gguf file, to a model folder; the notes say what was decided and left out.
 
-    Raises FileNotFoundError or ValueError: unknown families, switches our GPT lacks, weights that do not fit.
+    `eod_token` is the token that closes a document, for a tokenizer whose files do not say which. Raises
+    FileNotFoundError or ValueError: unknown families, switches our GPT lacks, weights that do not fit.
     """
     if source.suffix == ".gguf":
-        return _from_gguf(source, destination)
+        return _from_gguf(source, destination, eod_token)
     if not (source / "config.json").is_file():
         raise FileNotFoundError(f"{source}: expected a Hugging Face folder with a config.json, or a .gguf file")
-    return _convert(read_json(source / "config.json"), TensorFolder(source), source, source, destination)
+    hf, tokenizer = read_json(source / "config.json"), _tokenizer(source, eod_token)
+    return _convert(hf, TensorFolder(source), tokenizer, source, destination)
 
 
 def to_huggingface(source: Path, destination: Path) -> list[str]:
@@ -69,7 +71,11 @@ def to_huggingface(source: Path, destination: Path) -> list[str]:
 
 
 def _convert(
-    hf: Mapping[str, Any], tensors: Mapping[str, Tensor], tokenizer_folder: Path, source: Path, destination: Path
+    hf: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    tokenizer: Tokenizer | None,
+    source: Path,
+    destination: Path,
 ) -> list[str]:
     try:
         family = family_of(hf)
@@ -84,29 +90,38 @@ def _convert(
     refuse_other_names(needed, found.keys() - set(left_out), source)
     if left_out:
         notes.append(f"left out {len(left_out)} tensors that are no weights of their own: {', '.join(left_out[:3])}")
-    try:
-        tokenizer = load_tokenizer(tokenizer_folder)
-    except FileNotFoundError:
-        tokenizer = None
+    if tokenizer is None:
         notes.append(f"no tokenizer: {source} has none")
     write_model_folder(destination, config, to_ours(moves, config, _Renamed(tensors, found)), tokenizer)
     return notes
 
 
-def _from_gguf(source: Path, destination: Path) -> list[str]:
+def _from_gguf(source: Path, destination: Path, eod_token: str | None) -> list[str]:
     if not source.is_file():
         raise FileNotFoundError(f"{source}: there is no such file")
     try:
-        import gguf  # noqa: F401  transformers reads GGUF with it, and says nothing useful when it is missing
+        import accelerate  # noqa: F401  transformers needs these two only once it reads
+        import gguf  # noqa: F401
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
-        raise ValueError(f'{source}: reading GGUF needs transformers and gguf; pip install "retrolit[hf]"') from error
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name)
+        raise ValueError(f'{source}: reading GGUF needs {error.name}; pip install "retrolit[hf]"') from error
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name)
+    except Exception as error:  # whatever transformers raises for a damaged file or a model it does not know
+        raise ValueError(f"{source}: transformers cannot read it ({error})") from error
     config = model.config.to_dict() | {"quantization_config": None}  # transformers has undone it while reading
     with TemporaryDirectory() as folder:
         AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
-        notes = _convert(config, model.state_dict(), Path(folder), source, destination)
+        tokenizer = _tokenizer(Path(folder), eod_token)
+    notes = _convert(config, model.state_dict(), tokenizer, source, destination)
     return [*notes, "GGUF weights, quantized in the file, are now float32"]
+
+
+def _tokenizer(folder: Path, eod_token: str | None) -> Tokenizer | None:
+    try:
+        return load_tokenizer(folder, eod_token)
+    except FileNotFoundError:
+        return None
 
 
 def _family_for(config: GPTConfig) -> Family:

@@ -1,7 +1,9 @@
 """Megatron-LM's checkpoint folders, read into a model folder and written from one.
 
-latest_checkpointed_iteration.txt        a number, or the word release
-iter_0000100/mp_rank_00/model_optim_rng.pt   (or release/...), one file for each tensor-parallel rank
+    latest_checkpointed_iteration.txt            a number, or the word release
+    iter_0000100/mp_rank_00/model_optim_rng.pt   one file for each tensor-parallel rank (or release/mp_rank_00/...)
+
+The ranks' files are memory-mapped and converted tensor by tensor, so memory is that of one file written.
 """
 
 from __future__ import annotations
@@ -81,9 +83,12 @@ def from_megatron(
     The vocabulary's padding is cut off when its true size is given, or known from the tokenizer or the options.
     """
     checkpoint = open_megatron(source)
-    spelling = megatron.spelling_of(checkpoint.ranks[0])
     has_final_norm = any("final_norm." in name or "final_layernorm." in name for name in checkpoint.ranks[0])
-    padded = megatron.config_from_options(checkpoint.options, final_norm=has_final_norm)
+    try:
+        spelling = megatron.spelling_of(checkpoint.ranks[0])
+        padded = megatron.config_from_options(checkpoint.options, final_norm=has_final_norm)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.path}: {error}") from error
     size, how = _vocab_size(checkpoint.options, padded.vocab_size, tokenizer, vocab_size)
     config = replace(padded, vocab_size=size)
     moves = fill_in(megatron.rules(spelling, _gated(config)), config, tensor_shapes(config))
@@ -101,8 +106,8 @@ def from_megatron(
     write_model_folder(destination, config, merged(), tokenizer)
     notes = [f"read {checkpoint.path}: {spelling} names, {len(checkpoint.ranks)} tensor-parallel rank(s)", how]
     if config.activation.startswith("gelu"):
-        fused = "on" if config.activation == "gelu_tanh" else "off"
-        notes.append(f"activation {config.activation}, because bias_gelu_fusion or openai_gelu is {fused}")
+        why = "or openai_gelu is on" if config.activation == "gelu_tanh" else "and openai_gelu are off"
+        notes.append(f"activation {config.activation}, because bias_gelu_fusion {why}")
     if checkpoint.ignored:
         kinds = sorted({name.rpartition(".")[2] for name in checkpoint.ignored})
         notes.append(f"left out {len(checkpoint.ignored)} entries that are no weights: {', '.join(kinds)}")

@@ -1,9 +1,11 @@
 """A model folder: everything that is needed to use a model again, in plain files.
 
-config.json         {"format": "retrolit", "format_version": 1, "model_type": "gpt", "config": {...}}
-model.safetensors   the weights; several files and model.safetensors.index.json when they are large
-tokenizer files     whatever `load_tokenizer` reads, when the model came with a tokenizer
-manifest.json       sizes and checksums of the files above
+    config.json         {"format": "retrolit", "format_version": 1, "model_type": "gpt", "config": {...}}
+    model.safetensors   the weights; several files and model.safetensors.index.json when they are large
+    tokenizer files     whatever `load_tokenizer` reads, when the model came with a tokenizer
+    manifest.json       sizes and checksums of the files above
+
+It is read strictly: a tensor that is missing, left over or of another shape is an error that names it.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def refuse_other_names(needed: Collection[str], found: Collection[str], where: o
             for kind, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
-        raise ValueError(f"{where}: the tensors are not those its config asks for: {'; '.join(said)}")
+        raise ValueError(f"{where}: not the tensors that were expected: {'; '.join(said)}")
 
 
 def lost_switches(config: GPTConfig, back: GPTConfig) -> list[str]:

@@ -56,7 +56,7 @@ def write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path, shard_byt
         if waiting and _size(waiting) + size > shard_bytes:
             shards.append(_write_shard(waiting, folder, len(shards)))
             waiting = {}
-        waiting[name] = tensor.contiguous()
+        waiting[name] = tensor.cpu().contiguous()
         total += size
     shards.append(_write_shard(waiting, folder, len(shards)))
     if len(shards) == 1:

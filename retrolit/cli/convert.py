@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def from_hf(source: str, destination: str) -> None:
+def from_hf(source: str, destination: str, eod_token: str | None = None) -> None:
     """Convert a Hugging Face model to a model folder.
 
     GPT-2, GPT-NeoX, Llama, Mistral, Qwen2, Qwen3 and Nemotron; the tokenizer goes along. A switch that retrolit's GPT
@@ -14,10 +14,11 @@ def from_hf(source: str, destination: str) -> None:
     Args:
         source: a folder with config.json and safetensors, or a .gguf file (needs the extra "hf").
         destination: the model folder to write; must not exist.
+        eod_token: the token that closes a document, when the tokenizer's files do not say which.
     """
     from retrolit.checkpoint.huggingface import from_huggingface
 
-    notes = from_huggingface(Path(source), Path(destination))
+    notes = from_huggingface(Path(source), Path(destination), eod_token)
     _report(notes, destination, _parameters(destination), _next_for_a_model(destination))
 
 

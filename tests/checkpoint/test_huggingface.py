@@ -101,6 +101,19 @@ def test_a_clean_process_loads_our_model_and_tokenizer(make_gpt, tmp_path):
     assert json.loads((tmp_path / "hf/config.json").read_text())["eos_token_id"] == tokenizer.eod_id
 
 
+def test_a_tokenizer_that_does_not_say_its_end_needs_a_word(make_gpt, tmp_path):
+    model = make_gpt(vocab_size=VOCABULARY, normalization="rmsnorm", activation="swiglu", bias=False)
+    save_model(model, tmp_path / "model", train_bpe(["the cat sat on the mat " * 50], vocab_size=265))
+    to_huggingface(tmp_path / "model", tmp_path / "hf")
+    (tmp_path / "hf/tokenizer_config.json").unlink()
+    file = tmp_path / "hf/tokenizer.json"
+    file.write_text(file.read_text().replace("<|endoftext|>", "[END]"))
+    with pytest.raises(ValueError, match="which token closes a document"):
+        from_huggingface(tmp_path / "hf", tmp_path / "back")
+    from_huggingface(tmp_path / "hf", tmp_path / "back", eod_token="[END]")
+    assert load_tokenizer(tmp_path / "back").eod_id == 0
+
+
 @torch.no_grad()
 def test_weights_in_several_files_pass_both_ways(make_gpt, tmp_path):
     model = make_gpt(vocab_size=VOCABULARY, normalization="rmsnorm", activation="swiglu", bias=False)
@@ -179,10 +192,12 @@ def test_a_source_that_is_no_model_is_refused(tmp_path):
         from_huggingface(tmp_path, tmp_path / "model")
 
 
-def test_a_missing_extra_is_named(tmp_path, monkeypatch):
+def test_a_damaged_file_or_a_missing_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=r"model\.gguf: transformers cannot read it"):
+        from_huggingface(tmp_path / "model.gguf", tmp_path / "model")
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ValueError, match=r'needs transformers and gguf; pip install "retrolit\[hf\]"'):
+    with pytest.raises(ValueError, match=r'reading GGUF needs gguf; pip install "retrolit\[hf\]"'):
         from_huggingface(tmp_path / "model.gguf", tmp_path / "model")
 
 

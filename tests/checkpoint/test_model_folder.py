@@ -137,7 +137,7 @@ def test_a_config_that_is_not_understood_is_refused(make_gpt, tmp_path, change, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_layers": 1}, r"model: the tensors are not those its config asks for: 12 unexpected \(layers\.1\."),
+        ({"num_layers": 1}, r"model: not the tensors that were expected: 12 unexpected \(layers\.1\."),
         ({"num_layers": 3}, r"12 missing \(layers\.2\.attention\.output\.bias, "),
         ({"tied_embeddings": True}, r"1 unexpected \(output\.weight\)"),
         ({"ffn_hidden_size": 41}, r"mlp\.up\.weight: expected the shape \(41, 32\) from the config, got \(40, 32\)"),
