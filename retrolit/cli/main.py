@@ -31,8 +31,9 @@ TOOL_VERBS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; the exit code comes back.
 
-    A mistake of the user (ValueError or OSError raised by retrolit itself) ends in one or two lines and exit code 2;
-    anything else is our own slip and shows its traceback, as does every error when RETROLIT_DEBUG is set.
+    A mistake of the user (ValueError or OSError raised by retrolit itself, a path that cannot be read or written) ends
+    in one or two lines and exit code 2; anything else is our own slip and shows its traceback, as does every error when
+    RETROLIT_DEBUG is set.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = argv[0] if argv else "--help"
@@ -64,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _raised_by_retrolit(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.filename is not None:
+        return True  # a path of the user's; pathlib or numpy may have been the one to touch it
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parents[1])
 

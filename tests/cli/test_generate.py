@@ -150,6 +150,8 @@ def test_mistakes_end_in_a_line(
     assert "prompt: expected texts, got [1, 'two']" in error(model, "-c", str(numbers))
     assert "nothing.txt" in error(model, "--file", "nothing.txt")
     assert "nowhere" in error("nowhere", "--prompt", "a")
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") in error(model, "--prompt", "a", "--output", str(tmp_path / "file" / "results.jsonl"))
     if not torch.cuda.is_available():
         assert "torch finds no GPU here" in error(model, "--prompt", "a", "--device", "cuda")
     terminal = io.TextIOWrapper(io.BytesIO())
