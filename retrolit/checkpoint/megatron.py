@@ -61,8 +61,10 @@ CUT_BY_COLUMNS = ("attention.output", "mlp.down")
 
 # Options that change what the model computes and that our GPT has no switch for; any value but off is refused.
 MUST_BE_OFF = (
+    "activation_func_clamp_value",
     "apply_residual_connection_post_layernorm",
     "attention_output_gate",
+    "glu_linear_offset",
     "heterogeneous_layers_config_path",
     "hybrid_override_pattern",
     "mtp_num_layers",
@@ -123,6 +125,8 @@ def config_from_options(options: Mapping[str, Any], final_norm: bool = True) -> 
     for name in MUST_BE_OFF:
         if options.get(name):
             raise ValueError(f"{name}: expected it off, got {options[name]!r}; a retrolit GPT cannot compute that")
+    if options.get("softmax_type", "vanilla") != "vanilla":
+        raise ValueError(f"softmax_type: expected vanilla, got {options['softmax_type']}")
     bias = options.get("add_bias_linear", True)
     query_groups = options.get("num_query_groups") if options.get("group_query_attention") else None
     try:

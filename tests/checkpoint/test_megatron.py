@@ -77,6 +77,7 @@ def test_every_option_sets_its_switch(options, field, value):
         ({"multi_latent_attention": True}, "multi_latent_attention: expected it off"),
         ({"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
         ({"window_size": (128, 0)}, "window_size: expected it off"),
+        ({"softmax_type": "off-by-one"}, "softmax_type: expected vanilla, got off-by-one"),
         ({"normalization": "RMSNorm", "apply_layernorm_1p": True}, "normalization: expected LayerNorm or RMSNorm"),
         ({"qk_layernorm": True}, "qk_layernorm: expected normalization RMSNorm"),
         ({"position_embedding_type": "yarn"}, "position_embedding_type: expected rope, learned_absolute or none"),
