@@ -1,0 +1,165 @@
+"""A finished index: vectors in, the ids of the nearest chunks out, read from disk as needed.
+
+    index-<key>/trained.faiss      clusters and codes, without vectors
+    index-<key>/shard-0000.faiss   vectors 0 to n; every shard has at most about 4 GiB of codes
+    index-<key>/shard-0001.faiss   the next ones; shards are built one at a time, or added later
+    index-<key>/card.json          what it finds, how fast, how large (see card.py)
+    index-<key>/manifest.json
+
+Shards are searched as one index: each cluster's list is the shards' lists one after the other. This is the one file that
+imports Faiss.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retrolit.storage import Manifest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KIND = "index"
+TRAINED = "trained.faiss"
+
+_prepared_for_fork = False
+
+
+def load_faiss() -> Any:
+    """The module faiss, or a sentence that says how to install it.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    global _prepared_for_fork  # noqa: PLW0603
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError('retrieval needs faiss: pip install "retrolit[cpu]" (or [gpu])') from error
+    if not _prepared_for_fork:
+        # A forked process, e.g. a data loader's worker, lacks its parent's OpenMP threads and would wait for them.
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
+        _prepared_for_fork = True
+    return faiss
+
+
+class Index:
+    """The index in `folder`, opened in well under a second whatever its size; many threads may search it at once.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, or its files are not those its manifest lists.
+        ImportError: faiss is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = Manifest.read(folder, KIND)
+        self.manifest.verify(folder)
+        self.fingerprint = self.manifest.fingerprint
+        search = self.manifest.settings["search"]
+        self._open(self.manifest.sizes["shards"])
+        assert len(self) == self.manifest.sizes["vectors"]
+        self.set_search(search["nprobe"], search["ef_search"])
+
+    @classmethod
+    def unfinished(cls, folder: Path, shards: int) -> Index:
+        """An index whose manifest is not written yet; for its builder."""
+        index = cls.__new__(cls)
+        index.folder = folder
+        index._open(shards)
+        return index
+
+    def __len__(self) -> int:
+        return sum(shard.ntotal for shard in self._shards)
+
+    @property
+    def dimension(self) -> int:
+        return self._shards[0].d
+
+    def set_search(self, nprobe: int | None, ef_search: int | None) -> None:
+        """How many clusters a search visits, and how widely it searches for them; None where there are no clusters."""
+        if self._lists is None:
+            return
+        faiss = load_faiss()
+        self._lists.nprobe = nprobe
+        quantizer = faiss.downcast_index(self._lists.quantizer)
+        if hasattr(quantizer, "hnsw"):
+            quantizer.hnsw.efSearch = max(ef_search or 0, nprobe or 1)
+
+    def search(self, queries: NDArray[np.floating], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k nearest chunks of each query (n, d), rows of length 1: distances (n, k) float32 and ids (n, k) int64.
+
+        A distance is 1 - cosine: 0 for the same vector, 1 for one that has nothing in common. Nearest first, the lower
+        id first among equals. Where fewer than k are found the id is -1 and the distance infinite.
+
+        Raises:
+            ValueError: the queries have another dimension than the index.
+        """
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            raise ValueError(
+                f"queries: expected (n, {self.dimension}) as the index {self.folder} has, got {queries.shape}; were they "
+                f"embedded by another embedder?"
+            )
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if self._lists is not None or len(self._shards) == 1:
+            similarity, ids = self._shards[0].search(queries, k)
+        else:
+            similarity, ids = self._search_shards(queries, k)
+        distances = np.where(ids < 0, np.inf, np.maximum(1 - similarity, 0)).astype(np.float32)
+        return _in_order(distances, ids)
+
+    def _open(self, shards: int) -> None:
+        """Sets `_shards`, the Faiss indexes to search, and `_lists`, the inverted lists in them or None."""
+        faiss = load_faiss()
+        opened = [_read(self.folder / shard_name(number)) for number in range(shards)]
+        self._lists = faiss.try_extract_index_ivf(opened[0])
+        self._shards = opened
+        if self._lists is None or shards == 1:
+            return
+        self._kept = opened  # the joined lists below point into them
+        lists = faiss.InvertedListsPtrVector()
+        for shard in opened:
+            lists.push_back(faiss.extract_index_ivf(shard).invlists)
+        self._joined = faiss.HStackInvertedLists(lists.size(), lists.data())
+        whole = _read(self.folder / TRAINED)
+        self._lists = faiss.extract_index_ivf(whole)
+        self._lists.replace_invlists(self._joined, False)
+        self._lists.ntotal = whole.ntotal = sum(shard.ntotal for shard in opened)
+        self._shards = [whole]
+
+    def _search_shards(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Shards without clusters number their vectors from 0 each: search each, keep the k best of all."""
+        start, similarities, ids = 0, [], []
+        for shard in self._shards:
+            similarity, local = shard.search(queries, k)
+            similarities.append(similarity)
+            ids.append(np.where(local < 0, -1, local + start))
+            start += shard.ntotal
+        similarity, found = np.concatenate(similarities, axis=1), np.concatenate(ids, axis=1)
+        best = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(similarity, best, axis=1), np.take_along_axis(found, best, axis=1)
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"shard-{number:04d}.faiss"
+
+
+def _read(path: Path) -> Any:
+    """A Faiss index whose vectors stay on disk until a search needs them."""
+    faiss = load_faiss()
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+
+
+def _in_order(distances: NDArray[np.float32], ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """By distance, then by id: Faiss leaves the order of equal distances open."""
+    tied = np.flatnonzero((distances[:, 1:] <= distances[:, :-1]).any(axis=1))
+    for row in tied:
+        order = np.lexsort((ids[row], distances[row]))
+        distances[row], ids[row] = distances[row][order], ids[row][order]
+    return distances, ids
