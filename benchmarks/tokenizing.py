@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
-import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tokenizers
 
 from benchmarks.machine import describe
@@ -42,18 +45,21 @@ def main() -> None:
         corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         train_bpe(sample_texts(texts, 10_000_000), 16_384).save(Path(folder) / "tokenizer")
         alone = tokenizers.Tokenizer.from_file(f"{folder}/tokenizer/tokenizer.json")
-        seconds: dict[str, list[float]] = {"encode_batch_fast": [], "encode_batch_fast, ids": [], "to the store": []}
-        for number in range(options.rounds):
-            seconds["encode_batch_fast"].append(timed(lambda: alone.encode_batch_fast(texts)))
-            seconds["encode_batch_fast, ids"].append(timed(lambda: [e.ids for e in alone.encode_batch_fast(texts)]))
-            seconds["to the store"].append(timed(lambda n=number: to_the_store(corpus, Path(folder), n)))
+        ways = {
+            "encode_batch_fast": lambda number: alone.encode_batch_fast(texts),
+            "the same, ids taken out": lambda number: [one.ids for one in alone.encode_batch_fast(texts)],
+            "to the store": lambda number: to_the_store(corpus, Path(folder), number),
+        }
+        taken = [{name: timed(way, number) for name, way in ways.items()} for number in range(options.rounds)]
     print(describe("tokenizers"))
-    print(f"{len(texts):,} documents, {megabytes:.1f} MB, {options.rounds} rounds, medians")
-    baseline = statistics.median(seconds["encode_batch_fast"])
-    for name, values in seconds.items():
-        median = statistics.median(values)
+    print(f"{len(texts):,} documents, {megabytes:.1f} MB, medians of {options.rounds} rounds; in brackets the speed")
+    print("relative to encode_batch_fast alone, by the clock and by CPU time")
+    medians = {name: np.median([round_[name] for round_ in taken], axis=0) for name in ways}
+    for name, (seconds, cpu) in medians.items():
+        baseline, cpu_baseline = medians["encode_batch_fast"]
         print(
-            f"{name:24} {median:7.2f} s {megabytes / median:7.2f} MB/s   {baseline / median:5.2f} of encode_batch_fast"
+            f"{name:24} {megabytes / seconds:6.2f} MB/s [{baseline / seconds:4.2f}]   "
+            f"{megabytes / cpu:6.2f} MB per CPU second [{cpu_baseline / cpu:4.2f}]"
         )
 
 
@@ -77,10 +83,11 @@ def to_the_store(corpus: Path, folder: Path, number: int) -> None:
     prepare_tokens(TokensConfig({"corpus": CorpusConfig(str(corpus))}, tokenizer), folder / f"prepared-{number}")
 
 
-def timed(function) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def timed(way: Callable[[int], Any], number: int) -> tuple[float, float]:
+    """Seconds by the clock, and CPU seconds of this process and its children."""
+    start, before = time.perf_counter(), sum(os.times()[:4])
+    way(number)
+    return time.perf_counter() - start, sum(os.times()[:4]) - before
 
 
 if __name__ == "__main__":
