@@ -111,7 +111,7 @@ class TrainerCLI(LightningCLI):
             )
         callbacks = _as_list(config.callbacks)
         if self.subcommand == "fit" and not config.fast_dev_run:
-            callbacks.append(SavedConfig(self._config_text(), Path(config.default_root_dir) / CONFIG_FILE))
+            callbacks.append(RunFolder(Path(config.default_root_dir), self._config_text()))
         return super().instantiate_trainer(
             logger=[MetricsFile(config.default_root_dir), *_as_list(config.logger)],
             plugins=[AtomicCheckpointIO(), *_as_list(config.plugins)],
@@ -125,24 +125,16 @@ class TrainerCLI(LightningCLI):
 
     def fit(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Start, go on from the newest checkpoint, or find that there is nothing left to do."""
-        model_folder, dry_run = self.run_folder / MODEL_FOLDER, bool(self.config.fit.trainer.fast_dev_run)
-        checkpoint = ckpt_path or (None if dry_run else newest_checkpoint(self.run_folder))
-        finished = False
+        checkpoint = ckpt_path
+        if checkpoint is None and not self.config.fit.trainer.fast_dev_run:
+            checkpoint = newest_checkpoint(self.run_folder)
         if checkpoint is not None:
-            done, last = finished_steps(Path(checkpoint)), self.trainer.max_steps
-            finished = done >= last > 0 and model_folder.is_dir()
-            if not finished:
-                self._say(f"going on from {checkpoint} (step {done} of {last})")
             model.init_from = None
+            done, last = finished_steps(Path(checkpoint)), self.trainer.max_steps
+            if done < last:
+                self._say(f"going on from {checkpoint} (step {done} of {last})")
         # A finished run goes through here too: its settings are compared, and no step is left to do.
         self.trainer.fit(model, ckpt_path=checkpoint, **kwargs)
-        if finished:
-            self._say(f"{self.run_folder}: finished, {self.trainer.global_step} steps; the model is in {model_folder}")
-        elif not dry_run:
-            if self.trainer.is_global_zero:
-                assert model.model is not None
-                save_model(model.model, model_folder, model.data.tokenizer)
-            self._say(f"wrote {model_folder}")
 
     def validate(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """One pass over the validation split, printed as a table."""
@@ -196,18 +188,33 @@ class TrainerCLI(LightningCLI):
             print(line, flush=True)
 
 
-class SavedConfig(L.Callback):
-    """Writes the run's settings beside its results, once training really starts."""
+class RunFolder(L.Callback):
+    """Writes the run's settings when training begins and its model when it is finished."""
 
-    def __init__(self, text: str, path: Path) -> None:
-        self.text = text
-        self.path = path
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder = folder
+        self.config = config
+        self.trained = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A changed setting has been refused by now."""
+        """Write config.yaml: a changed setting has been refused by now."""
+        self.trained = True
         if trainer.is_global_zero:
-            with atomic_write(self.path) as file:
-                file.write(self.text.encode())
+            with atomic_write(self.folder / CONFIG_FILE) as file:
+                file.write(self.config.encode())
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the model folder, unless this run was finished before."""
+        assert isinstance(pl_module, GPTModule)
+        assert pl_module.model is not None
+        model_folder = self.folder / MODEL_FOLDER
+        if not trainer.is_global_zero:
+            return
+        if self.trained or not model_folder.is_dir():
+            save_model(pl_module.model, model_folder, pl_module.data.tokenizer)
+            print(f"wrote {model_folder}")
+        else:
+            print(f"{self.folder}: finished, {trainer.global_step} steps; the model is in {model_folder}")
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -219,8 +226,8 @@ def _quiet_lightning() -> None:
     """Take away the lines that Lightning prints for itself: advertisements, devices that are not there, habits."""
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     noise = re.compile(
-        r"Tip:|TPU available|Seed set to|weights_only|max_steps=|GPU available|[Rr]estor|Loaded model weights"
+        r"Tip:|[GT]PU available|Seed set to|weights_only|max_steps=|[Rr]estor(ing|ed)|Loaded model weights"
+        r"|Initializing distributed|distributed_backend"
     )
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        for logger in [name, *(child for child in logging.Logger.manager.loggerDict if child.startswith(name))]:
-            logging.getLogger(logger).addFilter(lambda record: not noise.search(record.getMessage()))
+    for name in [name for name in logging.Logger.manager.loggerDict if name.startswith("lightning.")]:
+        logging.getLogger(name).addFilter(lambda record: not noise.search(record.getMessage()))

@@ -203,7 +203,7 @@ class GPTModule(L.LightningModule):
         result = self.totals.result(self.trainer.strategy, self.data.bytes_per_token(split))
         row = {f"{prefix}/{name}": value for name, value in result.items()}
         log_row(self.trainer, row)
-        self.log_dict(row, logger=False)
+        self.log_dict(row, logger=False, sync_dist=True)
 
     def _load_initial_weights(self, path: str) -> None:
         from retrolit.checkpoint import load_model

@@ -1,0 +1,32 @@
+"""Callbacks that interrupt a run where a test says; named in a recipe of the test."""
+
+import multiprocessing
+import os
+import signal
+
+import lightning as L
+
+
+class SignalAt(L.Callback):
+    """Sends the process a signal when a micro-batch of a step begins."""
+
+    def __init__(self, step: int, micro_batch: int = 0, name: str = "SIGKILL") -> None:
+        self.place = (step, micro_batch)
+        self.signal = signal.Signals[name]
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if (trainer.global_step, batch_idx % trainer.accumulate_grad_batches) == self.place:
+            for worker in multiprocessing.active_children() if self.signal == signal.SIGKILL else []:
+                worker.kill()  # as when the machine dies
+            os.kill(os.getpid(), self.signal)
+
+
+class BreakAt(L.Callback):
+    """Spoils a weight before a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            next(iter(pl_module.parameters())).data.fill_(float("nan"))
