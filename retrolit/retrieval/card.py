@@ -81,10 +81,14 @@ class Card:
             ("vectors", f"{self.vectors:,}, {self.bytes_per_vector:.0f} bytes each, {self.bytes / 2**20:,.0f} MiB"),
         ]
         if self.nprobe is not None:
-            rows.append(("search", f"nprobe {self.nprobe}" + (f", efSearch {self.ef_search}" if self.ef_search else "")))
+            rows.append(
+                ("search", f"nprobe {self.nprobe}" + (f", efSearch {self.ef_search}" if self.ef_search else ""))
+            )
         if self.queries:
             recall = ", ".join(f"@{k} {value:.3f}" for k, value in sorted(self.recall.items(), key=_at))
-            rows.append(("recall", f"{recall} ({self.queries} {'held-out' if self.held_out else 'leave-one-out'} queries)"))
+            rows.append(
+                ("recall", f"{recall} ({self.queries} {'held-out' if self.held_out else 'leave-one-out'} queries)")
+            )
             rows.append(("itself", f"{self.self_recall:.3f} of its own vectors in first place"))
             rows.append(("speed", f"{self.queries_per_second:,.0f} queries/s"))
         return "\n".join(f"{name:9} {value}" for name, value in rows)

@@ -6,8 +6,8 @@
     index-<key>/card.json          what it finds, how fast, how large (see card.py)
     index-<key>/manifest.json
 
-Shards are searched as one index: each cluster's list is the shards' lists one after the other. This is the one file that
-imports Faiss.
+Shards are searched as one index: each cluster's list is the shards' lists one after the other. This is the one file
+that imports Faiss.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class Index:
         """
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise ValueError(
-                f"queries: expected (n, {self.dimension}) as the index {self.folder} has, got {queries.shape}; were they "
-                f"embedded by another embedder?"
+                f"queries: expected (n, {self.dimension}) as the index {self.folder} has, got {queries.shape}; were "
+                f"they embedded by another embedder?"
             )
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if self._lists is not None or len(self._shards) == 1:

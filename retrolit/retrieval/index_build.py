@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,21 +81,21 @@ def build_index(
             work.mkdir(parents=True, exist_ok=True)
             _link(extends.folder / TRAINED, trained)
         if not trained.exists():
-            with progress(f"training {plan.factory} on {plan.training_vectors:,} vectors", None):
+            stage = f"training {plan.factory} on {plan.training_vectors:,} vectors"
+            with progress(stage, None) if plan.training_vectors else nullcontext():
                 _write(_train(vectors, plan, config.seed), trained)
     start = len(extends) if extends is not None else 0
     with progress("encoding vectors", len(vectors) - start) as advance:
-        blocks = _encode(vectors, start, trained, work / "codes", share, advance)
+        blocks = _encode(vectors, start, work, share, advance)
         if share.rank != 0:
             return None
         if share.world > 1:
-            _encode(vectors, start, trained, work / "codes", EVERYTHING, advance)
+            _encode(vectors, start, work, EVERYTHING, advance)
     whole = work / "whole"
     shutil.rmtree(whole, ignore_errors=True)  # what a killed run left
     whole.mkdir()
-    _link(trained, whole / TRAINED)
     with progress("joining the index", None):
-        shards = _join(work / "codes", blocks, start, trained, whole, extends)
+        shards = _join(work, blocks, whole, extends)
     with progress("measuring the index", None):
         _measure(Index.unfinished(whole, shards), vectors, plan, config, queries)
     os.rename(whole, folder)
@@ -122,49 +124,53 @@ def _train(vectors: Vectors, plan: IndexPlan, seed: int) -> Any:
     return index
 
 
-def _encode(
-    vectors: Vectors, start: int, trained: Path, folder: Path, share: Share, advance: Advance
-) -> list[tuple[int, int]]:
-    """Writes the codes of all vectors from `start` on into blocks of `folder`; returns the blocks' bounds."""
+def _encode(vectors: Vectors, start: int, work: Path, share: Share, advance: Advance) -> list[tuple[int, int]]:
+    """Writes the codes of all vectors from `start` on into blocks of work/codes; returns the blocks' bounds."""
     faiss = load_faiss()
-    index = faiss.read_index(str(trained))
-    lists = faiss.try_extract_index_ivf(index)
-    quantizer = faiss.downcast_index(lists.quantizer) if lists is not None else None
-    compare_all = isinstance(quantizer, faiss.IndexFlat)
-    nearest = Nearest(quantizer.reconstruct_n(0, quantizer.ntotal)) if compare_all else None
+    index = faiss.read_index(str(work / TRAINED))
+    lists: Any = faiss.try_extract_index_ivf(index)
+    cluster_of = _clusters(lists) if lists is not None else None
 
-    def work(bounds: tuple[int, int]) -> dict[str, np.ndarray]:
+    def encode(bounds: tuple[int, int]) -> dict[str, np.ndarray]:
         rows = np.ascontiguousarray(vectors.rows(np.arange(*bounds)), dtype=np.float32)
         for transform in _transforms(index):
             rows = transform.apply(rows)
-        if lists is None:
-            codes = index.sa_encode(rows) if _codes(index) is index else _codes(index).sa_encode(rows)
+        if cluster_of is None:
+            codes = _codes(index).sa_encode(rows)
         else:
-            numbers = nearest(rows)[1].numpy() if nearest is not None else quantizer.assign(rows, 1).reshape(-1)
+            clusters = cluster_of(rows)
             codes = np.empty((len(rows), lists.sa_code_size()), dtype=np.uint8)
-            pointers = map(faiss.swig_ptr, (rows, numbers, codes))
-            lists.encode_vectors(len(rows), *pointers, True)
+            lists.encode_vectors(len(rows), *map(faiss.swig_ptr, (rows, clusters, codes)), True)
         advance(bounds[1] - start)
         return {"codes": codes}
 
     bounds = [(first, min(first + BLOCK, len(vectors))) for first in range(start, len(vectors), BLOCK)]
-    run_blocks(folder, bounds, work, share=share)
+    run_blocks(work / "codes", bounds, encode, share=share)
     return bounds
 
 
-def _join(
-    codes: Path, blocks: list[tuple[int, int]], start: int, trained: Path, folder: Path, extends: Index | None
-) -> int:
+def _clusters(lists: Any) -> Callable[[NDArray[np.float32]], NDArray[np.int64]]:
+    """The function from vectors (n, d) to the clusters (n,) they belong to."""
+    faiss = load_faiss()
+    quantizer = faiss.downcast_index(lists.quantizer)
+    if isinstance(quantizer, faiss.IndexFlat):
+        nearest = Nearest(quantizer.reconstruct_n(0, quantizer.ntotal))
+        return lambda rows: nearest(rows)[1].numpy()
+    return lambda rows: quantizer.assign(rows, 1).reshape(-1)
+
+
+def _join(work: Path, blocks: list[tuple[int, int]], folder: Path, extends: Index | None) -> int:
     """Writes the shards; returns how many there are."""
     faiss = load_faiss()
-    shards = 0
+    trained, shards = work / TRAINED, 0
+    _link(trained, folder / TRAINED)
     if extends is not None:
         shards = extends.manifest.sizes["shards"]
         for number in range(shards):
             _link(extends.folder / shard_name(number), folder / shard_name(number))
     shard, size = faiss.read_index(str(trained)), 0
     for number, (first, end) in enumerate(blocks):
-        block = read_block(block_path(codes, number))["codes"]
+        block = read_block(block_path(work / "codes", number))["codes"]
         target = _codes(shard)
         target.add_sa_codes(block, np.arange(first, end))
         shard.ntotal = target.ntotal

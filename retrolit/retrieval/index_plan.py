@@ -40,7 +40,7 @@ class IndexConfig:
     """How the vectors are indexed; all of it is chosen when nothing is said."""
 
     factory: str | None = None
-    """Faiss factory string, e.g. IVF4096,SQ8 or OPQ64_128,IVF4194304_HNSW32,PQ64; by the number of vectors if not given."""
+    """Faiss factory string, e.g. IVF4096,SQ8 or OPQ32_64,IVF65536_HNSW8,PQ32; by the number of vectors if not given."""
 
     nprobe: int | None = None
     """Clusters a search visits; measured, for target_recall, if not given."""
@@ -115,13 +115,8 @@ def choose_index(num_vectors: int, dimension: int, config: IndexConfig | None = 
         needed = _needed_to_train(config.factory)
         if needed <= num_vectors:
             return _estimate(config.factory, num_vectors, dimension, config, "as the recipe asks")
-        return _estimate(
-            "Flat",
-            num_vectors,
-            dimension,
-            config,
-            f"{config.factory} needs at least {needed:,} vectors to train and there are {num_vectors:,}: exact search instead",
-        )
+        reason = f"{config.factory} needs at least {needed:,} vectors to train, there are {num_vectors:,}: exact search"
+        return _estimate("Flat", num_vectors, dimension, config, reason)
     factory, reason = _choose(num_vectors, dimension, config.memory_gib * GIB)
     return _estimate(factory, num_vectors, dimension, config, reason)
 

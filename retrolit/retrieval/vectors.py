@@ -63,7 +63,7 @@ class Nearest:
 
     @torch.inference_mode()
     def __call__(self, vectors: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors (n, d) -> their largest inner product (n,) float32 and whose it is (n,) int64; the first of equals."""
+        """Vectors (n, d) -> their largest inner product (n,) float32, and whose it is (n,) int64, first of equals."""
         values = torch.empty(len(vectors))
         clusters = torch.empty(len(vectors), dtype=torch.int64)
         rows = max(2**24 // self._host.shape[1], 1)  # 64 MiB of inner products at a time

@@ -1,0 +1,268 @@
+"""From token stores to neighbor tables: embedder, embeddings, index, tables, each made when it is missing.
+
+    <folder>/retrieval/embedder-<key>/
+    <folder>/retrieval/embeddings-<key>/
+    <folder>/retrieval/index-<key>/                        also what a LiveRetriever opens
+    <folder>/retrieval/neighbors/<corpus>-<split>-<key>/   for every store of every split
+
+A key is made of all settings and inputs that decide what is inside, as in tokens/prepare.py.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from retrolit.retrieval.chunks import ChunkDatabase
+from retrolit.retrieval.earlier_index import EarlierIndex
+from retrolit.retrieval.embedder import Embedder, load_embedder
+from retrolit.retrieval.embeddings import Embeddings, embed_database
+from retrolit.retrieval.index import Index
+from retrolit.retrieval.index_build import build_index, index_settings
+from retrolit.retrieval.index_plan import IndexConfig, choose_index
+from retrolit.retrieval.lexical import LexicalEmbedder
+from retrolit.retrieval.neighbors import NeighborConfig, build_neighbors, neighbor_settings
+from retrolit.retrieval.retriever import RETRIEVER_FILE
+from retrolit.retrieval.stream_chunks import StreamChunks
+from retrolit.storage import atomic_folder, fingerprint, lock, write_json
+from retrolit.storage.blocks import EVERYTHING, Share
+from retrolit.tokens import Tokenizer, TokenStore, load_tokenizer
+from retrolit.tokens.prepare import PreparedTokens
+from retrolit.tokens.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass
+class EmbedderConfig:
+    """What turns chunks into vectors."""
+
+    type: Literal["lexical", "encoder"] = "lexical"
+    """lexical (built in: shared words), or encoder (a sentence-transformers or Hugging Face model, extra hf)."""
+
+    dimension: int = 384
+    """lexical: width of a vector."""
+
+    name: str | None = None
+    """encoder: name or folder of the model."""
+
+    pooling: Literal["mean", "mean_content", "cls"] | None = None
+    """encoder: over a text's tokens; what the model's files say if not given."""
+
+    max_length: int = 256
+    """encoder: tokens of a text that are read."""
+
+    def __post_init__(self) -> None:
+        if self.type not in ("lexical", "encoder"):
+            raise ValueError(f"EmbedderConfig.type: expected lexical or encoder, got {self.type!r}")
+        if (self.type == "encoder") != (self.name is not None):
+            raise ValueError(f"EmbedderConfig.name: expected with type encoder only, got {self.type} and {self.name}")
+
+
+@dataclass
+class RetrievalConfig:
+    """The `retrieval:` part of a data.yaml: the chunk database, its index, and the neighbors that are saved."""
+
+    chunk_length: int = 64
+    """Tokens of a chunk."""
+
+    corpora: list[str] | None = None
+    """Corpora whose train documents make the database; all if not given."""
+
+    embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
+    """What turns chunks into vectors."""
+
+    index: IndexConfig = field(default_factory=IndexConfig)
+    """How the vectors are searched."""
+
+    neighbors: NeighborConfig = field(default_factory=NeighborConfig)
+    """Which neighbors are saved."""
+
+    extends: str | None = None
+    """An index folder whose database is the beginning of this one: its embedder, clusters and vectors are kept, and
+    only the documents that came after it are embedded and indexed."""
+
+    def __post_init__(self) -> None:
+        if self.chunk_length < 1:
+            raise ValueError(f"RetrievalConfig.chunk_length: expected at least 1, got {self.chunk_length}")
+
+
+@dataclass
+class PreparedRetrieval:
+    """Where everything lies."""
+
+    index_folder: Path
+    """For `LiveRetriever`."""
+
+    stores: list[Path]
+    """Prefixes of the token stores of the database, in its order."""
+
+    tables: dict[str, dict[str, Path]]
+    """train, validation and test -> name of each corpus that has documents there -> folder for `NeighborTable`."""
+
+    chunk_length: int
+    """Tokens of a chunk."""
+
+    def database(self) -> ChunkDatabase:
+        """The chunk database."""
+        return ChunkDatabase([TokenStore(prefix) for prefix in self.stores], self.chunk_length)
+
+
+def prepare_retrieval(
+    config: RetrievalConfig,
+    tokens: PreparedTokens,
+    folder: str | Path,
+    progress: Progress = silent,
+    *,
+    share: Share = EVERYTHING,
+    tell: Callable[[str], None] = lambda line: None,
+) -> PreparedRetrieval:
+    """Makes what is missing in folder/retrieval and opens the rest; killed and called again, it goes on where it was.
+
+    Of several machines (`share`) that work on the same folder, each does its share of a stage's blocks and waits until
+    rank 0 has finished the stage. `tell` gets a line about the index before it is built.
+
+    Raises:
+        ValueError: the configuration names a corpus that is not there or has no train documents, or an index to extend
+            that does not fit.
+        OSError: the disk is full; what is finished is kept.
+    """
+    folder = Path(folder) / "retrieval"
+    tokenizer = load_tokenizer(tokens.tokenizer_folder)
+    stores = _database_stores(config.corpora, tokens)
+    database = ChunkDatabase([TokenStore(prefix) for prefix in stores], config.chunk_length)
+    earlier = EarlierIndex(config.extends, database) if config.extends is not None else None
+    embedder_folder = earlier.embedder if earlier else _prepare_embedder(config.embedder, database, tokenizer, folder)
+    embedder = load_embedder(embedder_folder, tokenizer)
+
+    inputs = {"database": database.fingerprint, "embedder": embedder.fingerprint}
+    embeddings_folder = folder / f"embeddings-{fingerprint(inputs)[:12]}"
+    reuse = [path.parent for path in folder.glob("embeddings-*/manifest.json") if path.parent != embeddings_folder]
+    reuse += [earlier.embeddings] if earlier else []
+    embed_database(database, embedder, embeddings_folder, reuse, progress=progress, share=share)
+    _wait_for(embeddings_folder / "manifest.json", share)
+    embeddings = Embeddings(embeddings_folder)
+
+    plan = choose_index(len(database), embedder.dimension, config.index)
+    settings = [
+        index_settings(plan, config.index),
+        embeddings.fingerprint,
+        earlier.index.fingerprint if earlier else None,
+    ]
+    index_folder = folder / f"index-{fingerprint(settings)[:12]}"
+    if not index_folder.exists():
+        if share.rank == 0:
+            tell(str(plan))
+        build_index(
+            embeddings,
+            config.index,
+            index_folder,
+            queries=_held_out(config, tokens, embedder),
+            extends=earlier.index if earlier else None,
+            progress=progress,
+            share=share,
+        )
+    _wait_for(index_folder, share)
+    index = Index(index_folder)
+    parts = {"tokenizer": tokens.tokenizer_folder, "embedder": embedder_folder, "embeddings": embeddings_folder}
+    _write_retriever(index_folder, parts, stores, database, embedder)
+
+    settings = [neighbor_settings(config.neighbors, config.chunk_length), index.fingerprint]
+    tables: dict[str, dict[str, Path]] = {}
+    for split, prefixes in tokens.stores.items():
+        tables[split] = {}
+        for corpus, prefix in prefixes.items():
+            store = TokenStore(prefix)
+            key = fingerprint([settings, store.fingerprint])[:12]
+            table = tables[split][corpus] = folder / "neighbors" / f"{corpus}-{split}-{key}"
+            build_neighbors(
+                store,
+                database,
+                index,
+                embedder,
+                config=config.neighbors,
+                folder=table,
+                progress=progress,
+                share=share,
+            )
+            _wait_for(table, share)
+    return PreparedRetrieval(index_folder, stores, tables, config.chunk_length)
+
+
+def _database_stores(corpora: list[str] | None, tokens: PreparedTokens) -> list[Path]:
+    """The train stores of these corpora, in the order of the data.yaml."""
+    train = tokens.stores["train"]
+    unknown = sorted(set(corpora or ()) - set(train))
+    if unknown:
+        raise ValueError(
+            f"RetrievalConfig.corpora: expected corpora with train documents ({', '.join(train)}), got "
+            f"{', '.join(unknown)}"
+        )
+    if not train:
+        raise ValueError("retrieval: expected train documents to make the database of, got none")
+    return [prefix for name, prefix in train.items() if corpora is None or name in corpora]
+
+
+def _prepare_embedder(config: EmbedderConfig, database: ChunkDatabase, tokenizer: Tokenizer, folder: Path) -> Path:
+    """The folder of the embedder, fitted on the database when it is missing."""
+    inputs = [asdict(config), tokenizer.fingerprint, database.fingerprint if config.type == "lexical" else None]
+    target = folder / f"embedder-{fingerprint(inputs)[:12]}"
+    with lock(folder / ".embedder.lock"):  # the first to come fits it, the others wait
+        if not target.exists():
+            if config.type == "lexical":
+                embedder = LexicalEmbedder.fit(database, tokenizer, config.dimension)
+            else:
+                from retrolit.retrieval.encoder import EncoderEmbedder
+
+                assert config.name is not None
+                embedder = EncoderEmbedder(config.name, tokenizer, config.pooling, config.max_length)
+            with atomic_folder(target) as partial:
+                embedder.save(partial)
+    return target
+
+
+def _held_out(config: RetrievalConfig, tokens: PreparedTokens, embedder: Embedder) -> NDArray[np.float32] | None:
+    """Vectors of validation chunks, drawn at random, that the index is measured with; None where there are none."""
+    vectors = []
+    for prefix in tokens.stores["validation"].values():
+        chunks = StreamChunks(TokenStore(prefix), config.chunk_length)
+        number = min(len(chunks), config.index.card_queries)
+        drawn = np.random.default_rng(config.index.seed).choice(len(chunks), number, replace=False)
+        parts = [chunks.tokens(chunk, chunk + 1) for chunk in np.sort(drawn).tolist()]
+        if parts:
+            queries = embedder.embed(np.concatenate([t for t, _ in parts]), np.concatenate([n for _, n in parts]))
+            vectors.append(queries[queries.any(axis=1)])
+    return np.concatenate(vectors) if vectors else None
+
+
+def _wait_for(path: Path, share: Share) -> None:
+    """Returns when rank 0 has finished what appears at `path`. (torchrun and srun end who waits for a dead one.)"""
+    while share.rank != 0 and not path.exists():
+        time.sleep(0.2)
+
+
+def _write_retriever(
+    index: Path, parts: dict[str, Path], stores: list[Path], database: ChunkDatabase, embedder: Embedder
+) -> None:
+    """Writes beside the index what a LiveRetriever needs, as paths relative to it: the whole folder can be moved."""
+    if (index / RETRIEVER_FILE).exists():
+        return
+
+    def relative(path: Path) -> str:
+        return Path(os.path.relpath(path, index)).as_posix()
+
+    content: dict[str, Any] = {name: relative(path) for name, path in parts.items()}
+    content |= {
+        "stores": [relative(prefix) for prefix in stores],
+        "chunk_length": database.chunk_length,
+        "chunks": len(database),
+        "embedder_fingerprint": embedder.fingerprint,
+    }
+    write_json(index / RETRIEVER_FILE, content)
