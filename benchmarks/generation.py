@@ -24,7 +24,7 @@ from retrolit.checkpoint.huggingface import from_huggingface
 from retrolit.generation import Generator, SamplingConfig
 
 PROMPT, NEW, BATCH, VOCABULARY = 128, 256, 16, 8192
-ROUNDS = 7
+ROUNDS = 5
 GOAL = 1.3
 
 
