@@ -91,7 +91,9 @@ def _parsed(file: Path, library: Path) -> Iterator[Document]:
     if TEST_FOLDERS.intersection(parts):
         return
     module = ".".join(parts).removesuffix(".__init__")
-    tree = ast.parse(file.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tree = ast.parse(file.read_bytes())
     if text := ast.get_docstring(tree):
         yield Document(module, f"{module}\n\n{text}")
     for node in _definitions(tree.body):

@@ -80,7 +80,7 @@ def _read_json_lines(file: BinaryIO, name: str, field: str) -> Iterator[Document
             document = field_of(json.loads(text), field, source)
         except UnicodeDecodeError as error:
             yield _wrong_encoding(source, line, error)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             yield BadRecord(source, "broken JSON", str(error))
         else:
             yield _refuse_surrogates(document) if "\\u" in text else document
@@ -147,11 +147,14 @@ def _read_parquet(file: BinaryIO, name: str, field: str, seekable: bool) -> Iter
             if field not in table.schema_arrow.names:
                 yield field_of(dict.fromkeys(table.schema_arrow.names), field, name)
                 return
-            for batch in table.iter_batches(batch_size=1024, columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    number += 1
-                    yield field_of({field: value}, field, f"{name}:{number}")
-        except arrow.ArrowException as error:
+            for group in range(table.num_row_groups):
+                for batch in table.iter_batches(1024, row_groups=[group], columns=[field]):
+                    for value in batch.column(0).to_pylist():
+                        number += 1
+                        yield field_of({field: value}, field, f"{name}:{number}")
+        except (arrow.ArrowException, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # the disk's mistake, not the file's
+                raise
             raise DamagedFileError(f"after row {number}: {error}") from error
 
 

@@ -107,9 +107,9 @@ def test_a_missing_field_names_what_there_is(tmp_path: Path) -> None:
     assert [document.text for document in read(tmp_path / "x.jsonl", text_field="body")] == ["x"]
 
 
-def test_deeply_nested_json_is_a_bad_record(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_bytes(b"[" * 100_000)
-    assert skipped(tmp_path / "x.jsonl") == ([], {"broken JSON": 1})
+def test_json_that_python_refuses_is_a_bad_record(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b"[" * 100_000 + b'\n{"n": ' + b"9" * 10_000 + b"}\n")
+    assert skipped(tmp_path / "x.jsonl") == ([], {"broken JSON": 2})
 
 
 def test_wrong_encoding_in_text_files_names_the_line(tmp_path: Path) -> None:
@@ -157,6 +157,12 @@ def test_a_broken_table_is_a_damaged_file(tmp_path: Path) -> None:
 
     (tmp_path / "x.parquet").write_bytes(b"nonsense")
     assert skipped(tmp_path / "x.parquet") == ([], {"damaged file": 1})
+    numbered = [f"text {i}" for i in range(3000)]
+    parquet.write_table(pyarrow.table({"text": numbered}), tmp_path / "x.parquet", row_group_size=1000)
+    content = bytearray((tmp_path / "x.parquet").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 60] = b"\xff" * 60
+    (tmp_path / "x.parquet").write_bytes(content)
+    assert skipped(tmp_path / "x.parquet") == (numbered[:1000], {"damaged file": 1})
     parquet.write_table(pyarrow.table({"text": ["a", None, "b"], "n": [1, 2, 3]}), tmp_path / "x.parquet")
     assert skipped(tmp_path / "x.parquet") == (["a", "b"], {"not text": 1})
     assert skipped(tmp_path / "x.parquet", text_field="n") == ([], {"not text": 3})
