@@ -1,18 +1,21 @@
-"""Text to tokenizer and token stores."""
+"""Text to tokenizer and token stores, and to an index with neighbor tables."""
 
 from __future__ import annotations
 
 import sys
 
 from retrolit.data.preparation import DataConfig, Prepared, prepare_share
+from retrolit.retrieval.card import Card
+from retrolit.retrieval.neighbors import NeighborTable
+from retrolit.retrieval.prepare import PreparedRetrieval, RetrievalConfig
 from retrolit.storage import Manifest
 from retrolit.storage.blocks import Share
 from retrolit.tokens.config import TokensConfig
 from retrolit.tokens.progress import visible
 
 
-def prepare(folder: str, tokens: TokensConfig) -> None:
-    """Make what a data.yaml describes: a tokenizer and token stores.
+def prepare(folder: str, tokens: TokensConfig, retrieval: RetrievalConfig | None = None) -> None:
+    """Make what a data.yaml describes: a tokenizer and token stores, and for Retro an index and neighbor tables.
 
     What is there already is opened, what was interrupted goes on. Started on several machines with torchrun or srun, it
     divides the work among them. Usually: retrolit prepare -c data.yaml
@@ -20,13 +23,19 @@ def prepare(folder: str, tokens: TokensConfig) -> None:
     Args:
         folder: where the artifacts go, e.g. prepared/quickstart.
         tokens: corpora, tokenizer and splits.
+        retrieval: chunk database, index and neighbor tables; none are made if not given.
     """
     share = Share.from_environment()
-    prepared = prepare_share(DataConfig(folder, tokens), share, visible)
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    prepared = prepare_share(DataConfig(folder, tokens, retrieval), share, visible, tell)
     if prepared is None:
         print(f"rank {share.rank} of {share.world}: my share of the blocks is done; rank 0 finishes", file=sys.stderr)
         return
-    _report(prepared)
+    if share.rank == 0:
+        _report(prepared)
 
 
 def _report(prepared: Prepared) -> None:
@@ -50,5 +59,25 @@ def _report(prepared: Prepared) -> None:
         notes += [f"{count:,} x {kind} left out" for kind, count in sizes["skipped"].items()]
         if notes:
             print(f"  note       {'; '.join(notes)}")
-    print(f"look        retrolit inspect documents {prepared.folder}")
+    if prepared.retrieval is not None:
+        _report_retrieval(prepared.retrieval)
+    kind = "documents" if prepared.retrieval is None else "neighbors"
+    print(f"look        retrolit inspect {kind} {prepared.folder}")
     print("next        retrolit fit -c RECIPE, with a recipe that names this data.yaml")
+
+
+def _report_retrieval(retrieval: PreparedRetrieval) -> None:
+    print(f"index       {retrieval.index_folder}")
+    for line in str(Card.read(retrieval.index_folder)).splitlines():
+        print(f"  {line}")
+    for split, tables in retrieval.tables.items():
+        for corpus, folder in tables.items():
+            sizes = NeighborTable(folder).manifest.sizes
+            each = sizes["kept"] / max(sizes["chunks"], 1)
+            print(f"neighbors   {folder}")
+            print(
+                f"  {corpus} {split}: {sizes['chunks']:,} chunks, {each:.1f} neighbors each; dropped {sizes['own']:,} of "
+                f"own documents, {sizes['copies']:,} of copies, {sizes['near_duplicates']:,} near duplicates"
+            )
+            if sizes["chunks_with_too_few"]:
+                print(f"  note       {sizes['chunks_with_too_few']:,} chunks have fewer than were asked for")

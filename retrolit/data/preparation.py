@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from retrolit.retrieval.prepare import PreparedRetrieval, RetrievalConfig, prepare_retrieval
 from retrolit.storage.blocks import EVERYTHING, Share
 from retrolit.tokens.config import TokensConfig
 from retrolit.tokens.prepare import PreparedTokens, prepare_tokens_share
@@ -20,6 +23,9 @@ class DataConfig:
     tokens: TokensConfig
     """Corpora, tokenizer and splits."""
 
+    retrieval: RetrievalConfig | None = None
+    """Chunk database, index and neighbor tables; none are made if not given."""
+
 
 @dataclass
 class Prepared:
@@ -31,6 +37,9 @@ class Prepared:
     tokens: PreparedTokens
     """The tokenizer and the token stores."""
 
+    retrieval: PreparedRetrieval | None = None
+    """The index and the neighbor tables, where the data.yaml asks for them."""
+
 
 def prepare(config: DataConfig, progress: Progress = silent) -> Prepared:
     """Makes the artifacts that are missing, in order, and opens the others. Raises ValueError, FileNotFoundError."""
@@ -39,7 +48,19 @@ def prepare(config: DataConfig, progress: Progress = silent) -> Prepared:
     return prepared
 
 
-def prepare_share(config: DataConfig, share: Share, progress: Progress = silent) -> Prepared | None:
-    """As `prepare`, as one of several machines; None when others have still to finish (see `prepare_tokens_share`)."""
+def prepare_share(
+    config: DataConfig, share: Share, progress: Progress = silent, tell: Callable[[str], None] = lambda line: None
+) -> Prepared | None:
+    """As `prepare`, as one of several machines. `tell` gets a line about the index before it is built.
+
+    Without retrieval, None when others have still to finish (see `prepare_tokens_share`); with it, every machine waits
+    for the stages before its own.
+    """
     tokens = prepare_tokens_share(config.tokens, config.folder, share, progress)
-    return None if tokens is None else Prepared(config.folder, tokens)
+    if config.retrieval is None:
+        return None if tokens is None else Prepared(config.folder, tokens)
+    while tokens is None:  # rank 0 is joining what all have made
+        time.sleep(1)
+        tokens = prepare_tokens_share(config.tokens, config.folder, share)
+    retrieval = prepare_retrieval(config.retrieval, tokens, config.folder, progress, share=share, tell=tell)
+    return Prepared(config.folder, tokens, retrieval)

@@ -99,9 +99,12 @@ class ChunkDatabase:
         # The last document that starts at or before the id: documents without a chunk start where the next one does.
         return np.searchsorted(self._first_chunk, ids, side="right") - 1
 
-    def first_document(self, store: int) -> int:
-        """The number, over all stores, of the first document of a store."""
-        return int(self._first_document[store])
+    def offset_of(self, store: TokenStore) -> int | None:
+        """The number, over all stores, of the first document of `store`; None when it is not part of the database."""
+        for number, other in enumerate(self.stores):
+            if other.fingerprint == store.fingerprint:
+                return int(self._first_document[number])
+        return None
 
     def locate(self, ids: ArrayLike) -> Spans:
         """Where the chunks lie; see Spans. O(log documents) for each.

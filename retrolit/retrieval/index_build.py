@@ -128,8 +128,7 @@ def _encode(vectors: Vectors, start: int, work: Path, share: Share, advance: Adv
     """Writes the codes of all vectors from `start` on into blocks of work/codes; returns the blocks' bounds."""
     faiss = load_faiss()
     index = faiss.read_index(str(work / TRAINED))
-    lists: Any = faiss.try_extract_index_ivf(index)
-    cluster_of = _clusters(lists) if lists is not None else None
+    cluster_of = _clusters(index)
 
     def encode(bounds: tuple[int, int]) -> dict[str, np.ndarray]:
         rows = np.ascontiguousarray(vectors.rows(np.arange(*bounds)), dtype=np.float32)
@@ -138,9 +137,9 @@ def _encode(vectors: Vectors, start: int, work: Path, share: Share, advance: Adv
         if cluster_of is None:
             codes = _codes(index).sa_encode(rows)
         else:
-            clusters = cluster_of(rows)
+            lists = faiss.extract_index_ivf(index)
             codes = np.empty((len(rows), lists.sa_code_size()), dtype=np.uint8)
-            lists.encode_vectors(len(rows), *map(faiss.swig_ptr, (rows, clusters, codes)), True)
+            lists.encode_vectors(len(rows), *map(faiss.swig_ptr, (rows, cluster_of(rows), codes)), True)
         advance(bounds[1] - start)
         return {"codes": codes}
 
@@ -149,9 +148,12 @@ def _encode(vectors: Vectors, start: int, work: Path, share: Share, advance: Adv
     return bounds
 
 
-def _clusters(lists: Any) -> Callable[[NDArray[np.float32]], NDArray[np.int64]]:
-    """The function from vectors (n, d) to the clusters (n,) they belong to."""
+def _clusters(index: Any) -> Callable[[NDArray[np.float32]], NDArray[np.int64]] | None:
+    """The function from vectors (n, d) to the clusters (n,) they belong to; None for an index without clusters."""
     faiss = load_faiss()
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is None:
+        return None
     quantizer = faiss.downcast_index(lists.quantizer)
     if isinstance(quantizer, faiss.IndexFlat):
         nearest = Nearest(quantizer.reconstruct_n(0, quantizer.ntotal))
