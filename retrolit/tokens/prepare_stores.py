@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,15 @@ class StoresJob:
         self._work = folder / f".{name}-{key}.work"
 
     def run(self, progress: Progress, processes: int, share: Share) -> None:
-        """Does this share's blocks and, as rank 0, makes `target`."""
+        """Does this share's blocks and, as rank 0, makes `target`; a rank that has done its share can call it again."""
         skipped = Counter[str]()
+        done = self._work / f"share-{share.rank}-of-{share.world}"
+        if share.rank != 0 and done.exists():
+            return
         count = self._run_blocks(progress, processes, share, skipped)
         if share.rank != 0:
+            with suppress(FileNotFoundError):  # rank 0 was faster and has tidied up
+                done.touch()
             return
         if share.world > 1:
             skipped.clear()

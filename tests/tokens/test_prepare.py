@@ -93,7 +93,8 @@ def test_several_processes_give_the_same_bytes(whole: dict[str, bytes], corpus: 
 
 def test_several_machines_give_the_same_bytes(whole: dict[str, bytes], corpus: Path, tmp_path: Path) -> None:
     """Rank 2 of three never comes; rank 0 does its blocks."""
-    assert prepare_tokens_share(config(corpus), tmp_path / "p", Share(1, 3)) is None
+    for _ in range(2):
+        assert prepare_tokens_share(config(corpus), tmp_path / "p", Share(1, 3)) is None
     first = prepare_tokens_share(config(corpus), tmp_path / "p", Share(0, 3))
     assert first is not None
     assert files(first) == whole
