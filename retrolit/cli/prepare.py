@@ -76,8 +76,8 @@ def _report_retrieval(retrieval: PreparedRetrieval) -> None:
             each = sizes["kept"] / max(sizes["chunks"], 1)
             print(f"neighbors   {folder}")
             print(
-                f"  {corpus} {split}: {sizes['chunks']:,} chunks, {each:.1f} neighbors each; dropped {sizes['own']:,} of "
-                f"own documents, {sizes['copies']:,} of copies, {sizes['near_duplicates']:,} near duplicates"
+                f"  {corpus} {split}: {sizes['chunks']:,} chunks, {each:.1f} neighbors each; dropped {sizes['own']:,} "
+                f"of own documents, {sizes['copies']:,} of copies, {sizes['near_duplicates']:,} near duplicates"
             )
             if sizes["chunks_with_too_few"]:
                 print(f"  note       {sizes['chunks_with_too_few']:,} chunks have fewer than were asked for")
