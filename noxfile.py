@@ -86,8 +86,8 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Every benchmark, or those named: `nox -s bench -- train_step`."""
     install(session, "test")
-    names = session.posargs or sorted(p.stem for p in Path("benchmarks").glob("*.py") if p.stem not in ("__init__", "machine"))
-    for name in names:
+    every = (path.stem for path in Path("benchmarks").glob("*.py") if 'if __name__ == "__main__"' in path.read_text())
+    for name in session.posargs or sorted(every):
         session.run("python", "-m", f"benchmarks.{name}")
 
 

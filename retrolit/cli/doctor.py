@@ -29,7 +29,8 @@ import sys
 import numpy as np
 import torch
 import faiss
-vectors = torch.nn.functional.normalize(torch.randn(2000, 32, generator=torch.Generator().manual_seed(0)) @ torch.eye(32))
+numbers = torch.randn(2000, 32, generator=torch.Generator().manual_seed(0))
+vectors = torch.nn.functional.normalize(numbers @ torch.eye(32))
 index = faiss.IndexFlatIP(32)
 index.add(vectors.numpy())
 _, found = index.search(vectors[:100].numpy(), 1)
@@ -55,7 +56,8 @@ if __name__ == "__main__":
 def doctor() -> None:
     """Print versions and devices, and try torch and faiss together in one process and in a data-loading worker.
 
-    The output is made to be pasted into a bug report. Exit code 1 when something that retrolit needs is missing or broken.
+    The output is made to be pasted into a bug report. Exit code 1 when something that retrolit needs is missing or
+    broken.
     """
     problems: list[str] = []
     print(f"retrolit {__version__}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores")
@@ -104,7 +106,8 @@ def _print_faiss(problems: list[str]) -> None:
 
 def _failure(program: str, seconds: int = 120) -> str | None:
     try:
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=seconds, check=False)
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return f"no answer within {seconds} s"
     if done.returncode == 0:

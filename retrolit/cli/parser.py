@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -29,7 +29,7 @@ class Parser(ArgumentParser):
             args = args[:1]
         return super().add_argument(*args, **kwargs)
 
-    def error(self, message: str, ex: Exception | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown = re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", message)
         if unknown:
             close = difflib.get_close_matches(unknown.group(1), _options(self), n=1)
@@ -41,8 +41,8 @@ class Parser(ArgumentParser):
 def run(module: ModuleType, verb: str, argv: list[str]) -> int:
     """Call the verb's function with the arguments of this command line.
 
-    The module has either a function named like the verb, or `COMMANDS`: sub-verbs and their functions. Parameters without
-    a default are positional; `-c FILE` gives any of them as YAML.
+    The module has either a function named like the verb, or `COMMANDS`: sub-verbs and their functions. Parameters
+    without a default are positional; `-c FILE` gives any of them as YAML.
     """
     commands = getattr(module, "COMMANDS", None)
     if commands is None:

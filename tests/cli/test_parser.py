@@ -19,7 +19,7 @@ class Size:
     """Width in columns."""
 
 
-CALLS: list[tuple] = []
+calls: list[tuple] = []
 
 
 def build(path: str, size: Size, times: int = 1) -> None:
@@ -30,12 +30,12 @@ def build(path: str, size: Size, times: int = 1) -> None:
         size: how large.
         times: how often.
     """
-    CALLS.append((path, size, times))
+    calls.append((path, size, times))
 
 
 @pytest.fixture
 def module() -> ModuleType:
-    CALLS.clear()
+    calls.clear()
     module = ModuleType("build")
     module.build = build  # pyright: ignore[reportAttributeAccessIssue]
     return module
@@ -43,14 +43,14 @@ def module() -> ModuleType:
 
 def test_required_parameters_are_positional(module: ModuleType) -> None:
     assert run(module, "build", ["here", "--size.width", "7", "--times", "2"]) == 0
-    assert CALLS == [("here", Size(7), 2)]
+    assert calls == [("here", Size(7), 2)]
 
 
 def test_a_file_gives_any_parameter(module: ModuleType, tmp_path: Path) -> None:
     recipe = tmp_path / "build.yaml"
     recipe.write_text("path: there\nsize: {width: 9}\n")
     assert run(module, "build", ["-c", str(recipe), "--times", "3"]) == 0
-    assert CALLS == [("there", Size(9), 3)]
+    assert calls == [("there", Size(9), 3)]
 
 
 def test_help_shows_docstrings(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_sub_verbs(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> No
     assert run(module, "build", ["zzz"]) == 2
     assert "the commands are house" in capsys.readouterr().err
     assert run(module, "build", ["house", "here"]) == 0
-    assert CALLS == [("here", Size(4), 1)]
+    assert calls == [("here", Size(4), 1)]
 
 
 def test_texts_are_taken_as_typed_and_may_be_repeated() -> None:

@@ -36,5 +36,5 @@ def test_copy_overwrites_nothing(tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe_gets_the_list() -> None:
-    with pytest.raises(ValueError, match="no recipe 'huge'; the recipes are .*tiny/gpt"):
+    with pytest.raises(ValueError, match=r"no recipe 'huge'; the recipes are .*tiny/gpt"):
         recipes.show("huge")
