@@ -16,10 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from retrolit.checkpoint.families import FAMILIES, Family, family_of, read_config
-from retrolit.checkpoint.model_folder import open_model, tensor_shapes, write_model_folder
+from retrolit.checkpoint.model_folder import open_model, write_model_folder
+from retrolit.checkpoint.model_types import tensor_shapes, without_retrieval
 from retrolit.checkpoint.tables import fill_in, lost_switches, refuse_other_names, to_ours, to_theirs
 from retrolit.checkpoint.tensor_files import TensorFolder, write_tensors
-from retrolit.models import GPTConfig
+from retrolit.models import GPTConfig, RetroConfig
 from retrolit.storage import atomic_folder, read_json, write_json
 from retrolit.tokens import Tokenizer, load_tokenizer
 
@@ -42,12 +43,20 @@ def from_huggingface(source: Path, destination: Path, eod_token: str | None = No
     return _convert(hf, TensorFolder(source), tokenizer, source, destination)
 
 
-def to_huggingface(source: Path, destination: Path) -> list[str]:
+def to_huggingface(source: Path, destination: Path, decoder_only: bool = False) -> list[str]:
     """Write a model folder as a Hugging Face folder that transformers loads; the notes say as which family.
 
-    Raises ValueError when no family has all of the model's switches, naming those the nearest one lacks.
+    Raises ValueError when no family has all of the model's switches, naming those the nearest one lacks, and for a
+    Retro unless only its decoder is asked for.
     """
     config, tensors = open_model(source)
+    if decoder_only:
+        config, tensors = without_retrieval(config, tensors)
+    if isinstance(config, RetroConfig):
+        raise ValueError(
+            f"{source}: expected a GPT, got a Retro, for which Hugging Face has no model; "
+            "write its decoder alone (--decoder_only)"
+        )
     family = _family_for(config)
     shapes = tensor_shapes(config)
     refuse_other_names(shapes, tensors, source)

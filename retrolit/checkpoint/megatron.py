@@ -56,8 +56,10 @@ FIRST_LINEAR = {
 }
 
 # Tensor parallelism by our names: what is cut by rows, what by columns (its bias is not); the rest is whole.
-CUT_BY_ROWS = ("embedding", "output", "attention.qkv", "mlp.gate", "mlp.up")
-CUT_BY_COLUMNS = ("attention.output", "mlp.down")
+CUT_BY_ROWS = (
+    "embedding", "output", "attention.qkv", "mlp.gate", "mlp.up", "cross_attention.query", "cross_attention.key_value",
+)  # fmt: skip
+CUT_BY_COLUMNS = ("attention.output", "mlp.down", "cross_attention.output")
 
 # Options that change what the model computes and that our GPT has no switch for; any value but off is refused.
 MUST_BE_OFF = (
@@ -98,6 +100,11 @@ def spelling_of(names: Collection[str]) -> Spelling:
     return "te" if any(name.endswith("linear_qkv.layer_norm_weight") for name in names) else "local"
 
 
+def has_final_norm(names: Collection[str]) -> bool:
+    """Whether there is a norm behind the last layer, of any spelling; Megatron Core 0.8 to 0.15 built Retro without."""
+    return any("final_norm." in name or "final_layernorm." in name for name in names)
+
+
 def modern_name(name: str) -> str:
     """A legacy name as Megatron-LM wrote it from September 2023 on; other names as they are."""
     if not name.startswith("language_model."):
@@ -108,7 +115,7 @@ def modern_name(name: str) -> str:
 
 def cut_axis(name: str) -> int | None:
     """The axis along which tensor parallelism cuts our tensor `name`; None where every rank holds the whole."""
-    module, _, parameter = re.sub(r"^layers\.\d+\.", "", name).rpartition(".")
+    module, _, parameter = re.sub(r"^((de|en)coder\.)?(layers\.\d+\.)?", "", name).rpartition(".")
     if module in CUT_BY_ROWS:
         return 0
     return 1 if module in CUT_BY_COLUMNS and parameter == "weight" else None
@@ -121,7 +128,7 @@ def config_from_options(options: Mapping[str, Any], final_norm: bool = True) -> 
     defaults, except that gelu without a `bias_gelu_fusion` is taken as the exact one.
     """
     if options.get("retro_add_retriever"):
-        raise ValueError("retro_add_retriever: this is a Retro model; only plain GPTs can be converted so far")
+        raise ValueError("retro_add_retriever: expected the tensors of a Retro, got those of a GPT")
     for name in MUST_BE_OFF:
         if options.get(name):
             raise ValueError(f"{name}: expected it off, got {options[name]!r}; a retrolit GPT cannot compute that")

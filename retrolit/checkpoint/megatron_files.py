@@ -10,19 +10,27 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from retrolit.checkpoint import megatron
-from retrolit.checkpoint.model_folder import open_model, tensor_shapes, write_model_folder
-from retrolit.checkpoint.tables import fill_in, refuse_other_names, to_ours, to_theirs
+from retrolit.checkpoint import megatron, megatron_retro
+from retrolit.checkpoint.model_folder import open_model, write_model_folder
+from retrolit.checkpoint.model_types import (
+    DECODER,
+    Config,
+    decoder_of,
+    tensor_shapes,
+    with_vocab_size,
+    without_retrieval,
+)
+from retrolit.checkpoint.tables import Rule, fill_in, refuse_other_names, to_ours, to_theirs
 from retrolit.checkpoint.unpickle import load_foreign
-from retrolit.models import GPTConfig
+from retrolit.models import RetroConfig
 from retrolit.models.config import GATED_ACTIVATIONS
 from retrolit.storage import atomic_folder
 from retrolit.tokens import Tokenizer
@@ -30,15 +38,6 @@ from retrolit.tokens import Tokenizer
 TRACKER = "latest_checkpointed_iteration.txt"
 RANK_FILE = "model_optim_rng.pt"
 VOCABULARY_TENSORS = ("embedding.weight", "output.weight")
-# Modules of Megatron Core that expect an `_extra_state` beside their weights; None is what it writes without FP8.
-EXTRA_STATES = (
-    "decoder.layers.{n}.self_attention.core_attention",
-    "decoder.layers.{n}.self_attention.linear_qkv",
-    "decoder.layers.{n}.self_attention.linear_proj",
-    "decoder.layers.{n}.mlp.linear_fc1",
-    "decoder.layers.{n}.mlp.linear_fc2",
-    "output_layer",
-)
 
 
 @dataclass
@@ -76,38 +75,45 @@ def open_megatron(folder: Path) -> MegatronCheckpoint:
 
 
 def from_megatron(
-    source: Path, destination: Path, tokenizer: Tokenizer | None = None, vocab_size: int | None = None
+    source: Path,
+    destination: Path,
+    tokenizer: Tokenizer | None = None,
+    vocab_size: int | None = None,
+    chunk_length: int | None = None,
 ) -> list[str]:
-    """Convert a Megatron GPT to a model folder; the notes say what was decided and left out.
+    """Convert a Megatron GPT or Retro to a model folder; the notes say what was decided and left out.
 
     The vocabulary's padding is cut off when its true size is given, or known from the tokenizer or the options.
+    `chunk_length` is for Retros from before Megatron Core, whose checkpoints do not know it.
     """
     checkpoint = open_megatron(source)
-    has_final_norm = any("final_norm." in name or "final_layernorm." in name for name in checkpoint.ranks[0])
     try:
         spelling = megatron.spelling_of(checkpoint.ranks[0])
-        padded = megatron.config_from_options(checkpoint.options, final_norm=has_final_norm)
+        padded = _config(checkpoint, spelling, chunk_length)
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from error
-    size, how = _vocab_size(checkpoint.options, padded.vocab_size, tokenizer, vocab_size)
-    config = replace(padded, vocab_size=size)
-    moves = fill_in(megatron.rules(spelling, _gated(config)), config, tensor_shapes(config))
+    size, how = _vocab_size(checkpoint.options, decoder_of(padded).vocab_size, tokenizer, vocab_size)
+    config = with_vocab_size(padded, size)
+    decoder = decoder_of(config)
+    moves = fill_in(_rules(config, spelling), decoder, tensor_shapes(config))
     refuse_other_names([name for move in moves for name in move.theirs], checkpoint.ranks[0], checkpoint.path)
     differing: list[str] = []
 
     def merged() -> Iterator[tuple[str, Tensor]]:
-        for shards in zip(*(to_ours(moves, config, rank) for rank in checkpoint.ranks), strict=True):
+        for shards in zip(*(to_ours(moves, decoder, rank) for rank in checkpoint.ranks), strict=True):
             name, tensors = shards[0][0], [tensor for _, tensor in shards]
             whole = _merge(name, tensors)
             if megatron.cut_axis(name) is None and any(not torch.equal(tensors[0], other) for other in tensors[1:]):
                 differing.append(name)
-            yield name, whole[:size] if name in VOCABULARY_TENSORS else whole
+            yield name, whole[:size] if _is_vocabulary(name) else whole
 
     write_model_folder(destination, config, merged(), tokenizer)
     notes = [f"read {checkpoint.path}: {spelling} names, {len(checkpoint.ranks)} tensor-parallel rank(s)", how]
-    if config.activation.startswith("gelu"):
-        why = "or openai_gelu is on" if config.activation == "gelu_tanh" else "and openai_gelu are off"
-        notes.append(f"activation {config.activation}, because bias_gelu_fusion {why}")
+    if decoder.activation.startswith("gelu"):
+        why = "or openai_gelu is on" if decoder.activation == "gelu_tanh" else "and openai_gelu are off"
+        notes.append(f"activation {decoder.activation}, because bias_gelu_fusion {why}")
+    if isinstance(config, RetroConfig):
+        notes.append(_about_retro(config, known=bool(chunk_length or checkpoint.options.get("retro_chunk_length"))))
     if checkpoint.ignored:
         kinds = sorted({name.rpartition(".")[2] for name in checkpoint.ignored})
         notes.append(f"left out {len(checkpoint.ignored)} entries that are no weights: {', '.join(kinds)}")
@@ -116,7 +122,9 @@ def from_megatron(
     return notes
 
 
-def to_megatron(source: Path, destination: Path, tensor_parallel: int = 1, divisible_by: int = 128) -> list[str]:
+def to_megatron(
+    source: Path, destination: Path, tensor_parallel: int = 1, divisible_by: int = 128, decoder_only: bool = False
+) -> list[str]:
     """Write a model folder as a Megatron Core checkpoint with TransformerEngine's names; the notes say how.
 
     The vocabulary is padded with zero rows to a multiple of `divisible_by` x `tensor_parallel`, as Megatron asks.
@@ -125,33 +133,38 @@ def to_megatron(source: Path, destination: Path, tensor_parallel: int = 1, divis
         if number < 1:
             raise ValueError(f"{name}: expected at least 1, got {number}")
     config, tensors = open_model(source)
+    if decoder_only:
+        config, tensors = without_retrieval(config, tensors)
+    decoder = decoder_of(config)
     for name in ("num_query_groups", "num_attention_heads", "ffn_hidden_size"):
-        if getattr(config, name) % tensor_parallel:
+        if getattr(decoder, name) % tensor_parallel:
             raise ValueError(
-                f"tensor_parallel: expected a divisor of {name} ({getattr(config, name)}), got {tensor_parallel}"
+                f"tensor_parallel: expected a divisor of {name} ({getattr(decoder, name)}), got {tensor_parallel}"
             )
     multiple = divisible_by * tensor_parallel
-    padded_size = -(-config.vocab_size // multiple) * multiple
-    options = megatron.options_from_config(config, padded_size, tensor_parallel)
+    padded_size = -(-decoder.vocab_size // multiple) * multiple
+    if isinstance(config, RetroConfig):
+        options = megatron_retro.options_from_retro_config(config, padded_size, tensor_parallel)
+    else:
+        options = megatron.options_from_config(config, padded_size, tensor_parallel)
     options["make_vocab_size_divisible_by"] = divisible_by
-    moves = fill_in(megatron.rules("te", _gated(config)), config, tensor_shapes(config))
+    moves = fill_in(_rules(config, "te"), decoder, tensor_shapes(config))
     refuse_other_names(tensor_shapes(config), tensors, source)
-    extra = {f"{name.format(n=n)}._extra_state": None for name in EXTRA_STATES for n in range(config.num_layers)}
-    if config.tied_embeddings:
-        extra.pop("output_layer._extra_state")
     with atomic_folder(destination) as partial:
         for rank in range(tensor_parallel):
             shard = _Shard(tensors, rank, tensor_parallel, padded_size)
             # cloned, because a slice is saved with all the memory it is cut from
-            state = {name: tensor.clone() for name, tensor in to_theirs(moves, config, shard)}
+            state = {name: tensor.clone() for name, tensor in to_theirs(moves, decoder, shard)}
             file = partial / "release" / f"mp_rank_{rank:02d}" / RANK_FILE
             file.parent.mkdir(parents=True)
-            content = {"args": Namespace(**options), "checkpoint_version": 3.0, "iteration": 0, "model": state | extra}
+            state |= dict.fromkeys(_extra_states(state))
+            content = {"args": Namespace(**options), "checkpoint_version": 3.0, "iteration": 0, "model": state}
             torch.save(content, file)
         (partial / TRACKER).write_text("release", encoding="utf-8")
     return [
         f"Megatron Core with TransformerEngine's names, {tensor_parallel} tensor-parallel rank(s)",
-        f"vocabulary padded from {config.vocab_size} to {padded_size} rows",
+        f"vocabulary padded from {decoder.vocab_size} to {padded_size} rows",
+        *(megatron_retro.core_computes_otherwise(config) if isinstance(config, RetroConfig) else []),
     ]
 
 
@@ -163,7 +176,7 @@ class _Shard(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._tensors[name]
-        if name in VOCABULARY_TENSORS:
+        if _is_vocabulary(name):
             tensor = torch.cat([tensor, tensor.new_zeros(self._padded_size - len(tensor), tensor.shape[1])])
         axis = megatron.cut_axis(name)
         return tensor if axis is None else tensor.chunk(self._ranks, dim=axis)[self._rank]
@@ -265,5 +278,33 @@ def _vocab_size(
     )
 
 
-def _gated(config: GPTConfig) -> bool:
-    return config.activation in GATED_ACTIVATIONS
+def _config(checkpoint: MegatronCheckpoint, spelling: megatron.Spelling, chunk_length: int | None) -> Config:
+    """What the checkpoint holds by its options and tensor names, its vocabulary padded."""
+    options, names = checkpoint.options, checkpoint.ranks[0]
+    if megatron_retro.retro_layers_of(names):
+        return megatron_retro.retro_config_from_options(options, names, spelling, chunk_length)
+    return megatron.config_from_options(options, final_norm=megatron.has_final_norm(names))
+
+
+def _rules(config: Config, spelling: megatron.Spelling) -> list[Rule]:
+    if isinstance(config, RetroConfig):
+        return megatron_retro.retro_rules(config, spelling)
+    return megatron.rules(spelling, config.activation in GATED_ACTIVATIONS)
+
+
+def _about_retro(config: RetroConfig, known: bool) -> str:
+    how = "" if known else " (that of the released models: the checkpoint does not know its own; give chunk_length)"
+    numbers = ", ".join(str(number) for number in config.retro_layers)
+    kind = "Megatron Core's" if config.encoder_residual == "normed" else "of before Megatron Core"
+    return f"a Retro {kind}, cross-attention in layers {numbers}, chunks of {config.chunk_length} tokens{how}"
+
+
+def _is_vocabulary(name: str) -> bool:
+    return name.removeprefix(DECODER) in VOCABULARY_TENSORS
+
+
+def _extra_states(names: Iterable[str]) -> set[str]:
+    """What Megatron Core expects beside every linear layer's and attention's weights; None when it wrote no FP8."""
+    modules = {name.rpartition(".")[0] for name in names if ".linear_" in name or name.startswith("output_layer")}
+    attention = {name.replace("linear_proj", "core_attention") for name in modules if name.endswith("linear_proj")}
+    return {f"{name}._extra_state" for name in modules | attention}

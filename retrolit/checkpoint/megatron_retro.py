@@ -14,7 +14,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from retrolit.checkpoint.megatron import Spelling, config_from_options, options_from_config, rules
+from retrolit.checkpoint.megatron import (
+    Spelling,
+    config_from_options,
+    has_final_norm,
+    options_from_config,
+    rules,
+)
 from retrolit.checkpoint.tables import Rule
 from retrolit.models import RetroConfig
 from retrolit.models.config import GATED_ACTIVATIONS
@@ -75,9 +81,8 @@ def retro_config_from_options(
 
     The chunk length is the one given, else the options', else 64: before Megatron Core it is in no checkpoint.
     """
-    final_norm = any("final_norm." in name or "final_layernorm." in name for name in names)
     return RetroConfig(
-        decoder=config_from_options(options, final_norm),
+        decoder=config_from_options({**options, "retro_add_retriever": False}, has_final_norm(names)),
         retro_layers=retro_layers_of(names),
         chunk_length=chunk_length or options.get("retro_chunk_length") or 64,
         num_neighbors=options.get("retro_num_neighbors", 2),

@@ -1,6 +1,6 @@
 """A model folder: everything that is needed to use a model again, in plain files.
 
-    config.json         {"format": "retrolit", "format_version": 1, "model_type": "gpt", "config": {...}}
+    config.json         {"format": "retrolit", "format_version": 1, "model_type": "gpt" or "retro", "config": {...}}
     model.safetensors   the weights; several files and model.safetensors.index.json when they are large
     tokenizer files     whatever `load_tokenizer` reads, when the model came with a tokenizer
     manifest.json       sizes and checksums of the files above
@@ -21,9 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retrolit.checkpoint.model_types import (
+    CONFIGS,
+    Config,
+    Model,
+    decoder_of,
+    empty_model,
+    model_type_of,
+    tensor_shapes,
+)
 from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.checkpoint.tensor_files import TensorFolder, write_tensors
-from retrolit.models import GPT, GPTConfig
 from retrolit.storage import Manifest, atomic_folder, read_json, write_json
 from retrolit.tokens import Tokenizer
 
@@ -32,13 +40,15 @@ CONFIG_FILE = "config.json"
 LIGHTNING_PREFIX = "model."
 
 
-def save_model(model: GPT, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:
+def save_model(model: Model, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:
     """Write a model folder, weights in the model's own dtype; it appears whole or not at all.
 
-    A model folder of this name is replaced; anything else that lies there raises FileExistsError.
+    A model folder of this name is replaced; anything else that lies there raises FileExistsError. The decoder of a
+    Retro is saved as the plain GPT it is without the Retro.
     """
     folder = Path(folder)
-    tensors = model.state_dict().items()
+    state = model.state_dict()
+    tensors = ((name, state[name]) for name in tensor_shapes(model.config))
     if not _is_model_folder(folder):
         return write_model_folder(folder, model.config, tensors, tokenizer)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
@@ -51,43 +61,43 @@ def save_model(model: GPT, folder: str | Path, tokenizer: Tokenizer | None = Non
 
 
 def write_model_folder(
-    folder: Path, config: GPTConfig, tensors: Iterable[tuple[str, Tensor]], tokenizer: Tokenizer | None = None
+    folder: Path, config: Config, tensors: Iterable[tuple[str, Tensor]], tokenizer: Tokenizer | None = None
 ) -> None:
     """Write a model folder from tensors that come one by one; memory is that of one file, not of the model.
 
     Raises FileExistsError when `folder` exists, ValueError when the tensors are not those the config asks for or the
     tokenizer has more ids than the model.
     """
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+    vocab_size = decoder_of(config).vocab_size
+    if tokenizer is not None and tokenizer.vocab_size > vocab_size:
         raise ValueError(
-            f"{folder}: expected a tokenizer of at most {config.vocab_size} ids (the model's vocab_size), "
+            f"{folder}: expected a tokenizer of at most {vocab_size} ids (the model's vocab_size), "
             f"got one of {tokenizer.vocab_size}"
         )
     shapes = tensor_shapes(config)
     with atomic_folder(folder) as partial:
         write_tensors(_only_expected(tensors, shapes, folder), partial)
-        content = {"format": "retrolit", "format_version": FORMAT_VERSION, "model_type": "gpt"}
-        write_json(partial / CONFIG_FILE, content | {"config": asdict(config)})
+        described = {"model_type": model_type_of(config), "config": asdict(config)}
+        write_json(partial / CONFIG_FILE, {"format": "retrolit", "format_version": FORMAT_VERSION} | described)
         if tokenizer is not None:
             tokenizer.save(partial)
         Manifest(
             kind="model",
-            settings={"model_type": "gpt", "config": asdict(config)},
+            settings=described,
             inputs={} if tokenizer is None else {"tokenizer": tokenizer.fingerprint},
             sizes={"parameters": sum(shape.numel() for shape in shapes.values())},
             files={str(file.relative_to(partial)): {} for file in sorted(partial.rglob("*")) if file.is_file()},
         ).write(partial)
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
+def load_model(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
     """The model of a model folder or of a Lightning checkpoint written by retrolit's training, in eval mode.
 
     Raises FileNotFoundError or ValueError that says what else the path seems to be, or which tensors do not fit.
     """
     path = Path(path)
     config, tensors = open_model(path)
-    with torch.device("meta"):
-        model = GPT(config)
+    model = empty_model(config)
     expected = {name: parameter.shape for name, parameter in model.state_dict().items()}
     refuse_other_names(expected, tensors, path)
     state = {}
@@ -99,20 +109,14 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", dtype: torc
     return model.eval()
 
 
-def open_model(path: Path) -> tuple[GPTConfig, Mapping[str, Tensor]]:
+def open_model(path: Path) -> tuple[Config, Mapping[str, Tensor]]:
     """Config and tensors of a model folder or a Lightning checkpoint, the tensors read when they are asked for."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such model folder or checkpoint")
     return _open_folder(path) if path.is_dir() else _open_lightning(path)
 
 
-def tensor_shapes(config: GPTConfig) -> dict[str, torch.Size]:
-    """Name and shape of every tensor that a model of this config has."""
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
-
-
-def _open_folder(folder: Path) -> tuple[GPTConfig, Mapping[str, Tensor]]:
+def _open_folder(folder: Path) -> tuple[Config, Mapping[str, Tensor]]:
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"{folder}: no model folder, it has no {CONFIG_FILE}{_what_it_may_be(folder)}")
     content = read_json(folder / CONFIG_FILE)
@@ -129,7 +133,7 @@ def _open_folder(folder: Path) -> tuple[GPTConfig, Mapping[str, Tensor]]:
     return _config(content, folder), TensorFolder(folder)
 
 
-def _open_lightning(path: Path) -> tuple[GPTConfig, Mapping[str, Tensor]]:
+def _open_lightning(path: Path) -> tuple[Config, Mapping[str, Tensor]]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
@@ -145,13 +149,14 @@ def _open_lightning(path: Path) -> tuple[GPTConfig, Mapping[str, Tensor]]:
     return _config(checkpoint["retrolit"], path), tensors
 
 
-def _config(content: dict[str, Any], where: Path) -> GPTConfig:
-    if content.get("model_type") != "gpt":
-        raise ValueError(f"{where}: expected model_type gpt, got {content.get('model_type')}; update retrolit")
+def _config(content: dict[str, Any], where: Path) -> Config:
+    model_type = content.get("model_type")
+    if model_type not in CONFIGS:
+        raise ValueError(f"{where}: expected model_type {' or '.join(CONFIGS)}, got {model_type}; update retrolit")
     try:
-        return GPTConfig.from_dict(content["config"])
+        return CONFIGS[model_type].from_dict(content["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: the config is not a GPT's ({error})") from error
+        raise ValueError(f"{where}: the config is not that of a {model_type} ({error})") from error
 
 
 def _only_expected(

@@ -22,8 +22,14 @@ def from_hf(source: str, destination: str, eod_token: str | None = None) -> None
     _report(notes, destination, _parameters(destination), _next_for_a_model(destination))
 
 
-def from_megatron(source: str, destination: str, tokenizer: str | None = None, vocab_size: int | None = None) -> None:
-    """Convert a Megatron-LM GPT checkpoint to a model folder.
+def from_megatron(
+    source: str,
+    destination: str,
+    tokenizer: str | None = None,
+    vocab_size: int | None = None,
+    chunk_length: int | None = None,
+) -> None:
+    """Convert a Megatron-LM GPT or Retro checkpoint to a model folder.
 
     Core, TransformerEngine and legacy names; any tensor-parallel size is merged. Nothing in the files is ever run.
 
@@ -32,18 +38,19 @@ def from_megatron(source: str, destination: str, tokenizer: str | None = None, v
         destination: the model folder to write; must not exist.
         tokenizer: a tokenizer's folder or file, to be saved with the model.
         vocab_size: the true number of token ids, when no tokenizer is given: the padding above it is cut off.
+        chunk_length: of a Retro whose checkpoint does not know it; 64, as NVIDIA's released models, when not given.
     """
     from retrolit.checkpoint import megatron_files
     from retrolit.tokens import load_tokenizer
 
     loaded = load_tokenizer(tokenizer) if tokenizer is not None else None
-    notes = megatron_files.from_megatron(Path(source), Path(destination), loaded, vocab_size)
+    notes = megatron_files.from_megatron(Path(source), Path(destination), loaded, vocab_size, chunk_length)
     if loaded is None:
         notes.append("no tokenizer: Megatron's checkpoints have none; --tokenizer saves one with the model")
     _report(notes, destination, _parameters(destination), _next_for_a_model(destination))
 
 
-def to_hf(model: str, destination: str) -> None:
+def to_hf(model: str, destination: str, decoder_only: bool = False) -> None:
     """Write a model as a Hugging Face folder, which transformers loads by itself.
 
     The family is the first that has all of the model's switches.
@@ -51,14 +58,21 @@ def to_hf(model: str, destination: str) -> None:
     Args:
         model: a model folder, or a Lightning checkpoint of retrolit's training.
         destination: the folder to write; must not exist.
+        decoder_only: write a Retro's decoder, which is a GPT.
     """
     from retrolit.checkpoint.huggingface import to_huggingface
 
-    notes = to_huggingface(Path(model), Path(destination))
+    notes = to_huggingface(Path(model), Path(destination), decoder_only)
     _report(notes, destination, None, f'transformers.AutoModelForCausalLM.from_pretrained("{destination}")')
 
 
-def to_megatron(model: str, destination: str, tensor_parallel: int = 1, vocab_size_divisible_by: int = 128) -> None:
+def to_megatron(
+    model: str,
+    destination: str,
+    tensor_parallel: int = 1,
+    vocab_size_divisible_by: int = 128,
+    decoder_only: bool = False,
+) -> None:
     """Write a model as a Megatron Core checkpoint, in TransformerEngine's names.
 
     Args:
@@ -66,10 +80,13 @@ def to_megatron(model: str, destination: str, tensor_parallel: int = 1, vocab_si
         destination: the folder to write; must not exist.
         tensor_parallel: number of ranks to cut the weights for.
         vocab_size_divisible_by: as Megatron's --make-vocab-size-divisible-by; times tensor_parallel.
+        decoder_only: write a Retro's decoder, which is a GPT.
     """
     from retrolit.checkpoint import megatron_files
 
-    notes = megatron_files.to_megatron(Path(model), Path(destination), tensor_parallel, vocab_size_divisible_by)
+    notes = megatron_files.to_megatron(
+        Path(model), Path(destination), tensor_parallel, vocab_size_divisible_by, decoder_only
+    )
     _report(notes, destination, None, f"start Megatron with --load {destination} --use-checkpoint-args")
 
 

@@ -15,6 +15,7 @@ import torch
 
 from retrolit.checkpoint import load_model
 from retrolit.generation import Generation, Generator, SamplingConfig
+from retrolit.models import Retro
 from retrolit.storage import atomic_write
 from retrolit.tokens import load_tokenizer
 
@@ -52,6 +53,8 @@ def generate(
     if tokenizer is None and Path(model).is_file():
         raise ValueError(f"{model}: a checkpoint has no tokenizer; name the one it was trained with: --tokenizer PATH")
     network = load_model(model, device=_device(device), dtype=getattr(torch, dtype))
+    if isinstance(network, Retro):
+        network = network.to_gpt()  # there is nothing to retrieve from
     generator = Generator(network, load_tokenizer(tokenizer or model))
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"retrolit generate: {message}", file=sys.stderr)

@@ -71,7 +71,7 @@ def test_every_option_sets_its_switch(options, field, value):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"retro_add_retriever": True}, "retro_add_retriever: this is a Retro model"),
+        ({"retro_add_retriever": True}, "retro_add_retriever: expected the tensors of a Retro"),
         ({"num_experts": 8}, "num_experts: expected it off, got 8"),
         ({"rotary_interleaved": True}, "rotary_interleaved: expected it off"),
         ({"multi_latent_attention": True}, "multi_latent_attention: expected it off"),
@@ -173,6 +173,14 @@ def test_older_legacy_names_become_the_later_ones(old, new):
         ("layers.11.mlp.down.bias", None),
         ("layers.11.mlp_norm.weight", None),
         ("output.weight", 0),
+        ("decoder.embedding.weight", 0),
+        ("decoder.final_norm.weight", None),
+        ("decoder.layers.5.cross_attention.query.weight", 0),
+        ("decoder.layers.5.cross_attention.key_value.bias", 0),
+        ("encoder.layers.0.cross_attention.output.weight", 1),
+        ("encoder.layers.0.cross_attention.output.bias", None),
+        ("encoder.layers.0.cross_attention_norm.weight", None),
+        ("encoder.layers.1.mlp.up.weight", 0),
     ],
 )
 def test_tensor_parallelism_cuts_rows_columns_or_nothing(name, axis):

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from retrolit.checkpoint import load_model, save_model
 from retrolit.checkpoint.megatron import rules, spelling_of
 from retrolit.checkpoint.megatron_files import TRACKER, from_megatron, open_megatron, to_megatron
-from retrolit.checkpoint.model_folder import open_model, tensor_shapes
+from retrolit.checkpoint.model_folder import open_model
+from retrolit.checkpoint.model_types import tensor_shapes
 from retrolit.checkpoint.tables import fill_in, to_ours
 from retrolit.tokens import ByteTokenizer
 

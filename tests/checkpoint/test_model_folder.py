@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from retrolit.checkpoint import load_model, save_model
-from retrolit.checkpoint.model_folder import tensor_shapes, write_model_folder
+from retrolit.checkpoint.model_folder import write_model_folder
+from retrolit.checkpoint.model_types import tensor_shapes
 from retrolit.models import GPTConfig
 from retrolit.storage import Manifest
 from retrolit.tokens import ByteTokenizer, load_tokenizer
@@ -121,9 +122,9 @@ def test_a_path_that_is_no_model_says_what_it_may_be(make_gpt, tmp_path):
     ("change", "message"),
     [
         ({"format_version": 2}, "expected format_version 1, got 2; update retrolit"),
-        ({"model_type": "retro9"}, "expected model_type gpt, got retro9; update retrolit"),
-        ({"config": {"hidden_size": 8}}, "the config is not a GPT's .*vocab_size"),
-        ({"config": {"width": 8}}, "the config is not a GPT's .*unknown width"),
+        ({"model_type": "retro9"}, "expected model_type gpt or retro, got retro9; update"),
+        ({"config": {"hidden_size": 8}}, "the config is not that of a gpt .*vocab_size"),
+        ({"config": {"width": 8}}, "the config is not that of a gpt .*unknown width"),
     ],
 )
 def test_a_config_that_is_not_understood_is_refused(make_gpt, tmp_path, change, message):

@@ -7,7 +7,7 @@ import torch
 
 from retrolit.checkpoint.families import FAMILIES
 from retrolit.checkpoint.megatron import rules
-from retrolit.checkpoint.model_folder import tensor_shapes
+from retrolit.checkpoint.model_types import tensor_shapes
 from retrolit.checkpoint.tables import (
     GATE_THEN_UP,
     SEPARATE_QKV,
