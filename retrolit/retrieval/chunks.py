@@ -132,7 +132,7 @@ class ChunkDatabase:
     def neighbor_tokens(
         self, ids: ArrayLike, num_retrieved_chunks: int = 2
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The chunks and what follows them in their documents: tokens (..., R) int64 and mask (..., R), True on a token.
+        """The chunks and what follows them in their documents: tokens (..., R) int64, mask (..., R) True on a token.
 
         R = num_retrieved_chunks x chunk_length. The text stops at the document's end: what would follow is another
         document's. An id of -1, "no neighbor", is masked all over. `ids` may have any shape, e.g. (L, K).
@@ -154,13 +154,14 @@ class ChunkDatabase:
         return tokens, mask
 
     def source(self, id: int) -> str:
-        """Where a chunk is from, for people: store, document, and the chunk's tokens counted from the document's start."""
+        """Where a chunk is from, for people: store, document, and its tokens counted from the document's start."""
         document = self.documents(id)
         spans = self.locate(id)
         store = self.stores[int(spans.store)]
         first = int(spans.start - self._document_start[document])
         last = int(spans.end - self._document_start[document]) - 1
-        return f"{store.prefix.parent.name}/{store.prefix.name}: {store.source(int(spans.document))}, tokens {first}-{last}"
+        name = f"{store.prefix.parent.name}/{store.prefix.name}"
+        return f"{name}: {store.source(int(spans.document))}, tokens {first}-{last}"
 
     def _start(self, ids: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.int64]:
         return self._document_start[documents] + (ids - self._first_chunk[documents]) * self.chunk_length

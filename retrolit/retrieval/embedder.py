@@ -68,4 +68,8 @@ def load_embedder(folder: str | Path, tokenizer: Tokenizer) -> Embedder:
         from retrolit.retrieval.lexical import LexicalEmbedder
 
         return LexicalEmbedder.load(folder, tokenizer)
+    if type == "encoder":
+        from retrolit.retrieval.encoder import EncoderEmbedder
+
+        return EncoderEmbedder.load(folder, tokenizer)
     raise ValueError(f"{folder}: type: expected lexical or encoder, got {type!r}")

@@ -1,9 +1,9 @@
-"""Words of token chunks as 64-bit hashes, without making text: the same word has the same hash however it was tokenized.
+"""Words of token chunks as 64-bit hashes, without making text: a word has one hash however it was tokenized.
 
 A word's hash is a polynomial in its lower-cased bytes, so it can be put together from the hashes of its tokens:
 hash("hello") = hash("hel") + B^3 hash("lo"), modulo 2^64. " Hello", "hello" and "HEL" + "LO" therefore agree, and a
-byte tokenizer gives the same words as a BPE one. Where no spaces are written between words (Chinese, Japanese, Thai ...),
-every token is taken for a word.
+byte tokenizer gives the same words as a BPE one. Where no spaces are written between words (Chinese, Japanese, Thai
+...), every token is taken for a word.
 
 Legend: V tokens in the vocabulary, n chunks of up to M tokens.
 """
@@ -83,7 +83,7 @@ class WordTable:
         length = self.length[tokens]
         length[np.arange(width) >= lengths[:, None]] = 0
         part = length > 0  # (n, M): is part of a word
-        # A word begins at a part that says so, or that has no part before it to continue; it ends before the next begin.
+        # A word begins at a part that says so, or that has no part before it; it ends before the next begin.
         before = np.zeros((n, width + 2), dtype=np.bool_)
         before[:, 1:-1] = part
         begin = self.begins[tokens]
