@@ -122,14 +122,14 @@ def _status(field: str) -> int:
 def main() -> None:
     """Measures everything and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="timed steps of each model")
+    parser.add_argument("--rounds", type=int, default=9, help="timed steps of each model")
     parser.add_argument("--memory-of", choices=MODELS, help="measure one model's memory in this process, print bytes")
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     if arguments.memory_of:
         print(json.dumps(measure_memory(arguments.memory_of)))
         return
-    print(describe("transformers"))
+    print(describe("transformers"), flush=True)
     figures = measure_times(arguments.rounds)
     for name, figure in figures.items():
         command = [sys.executable, "-m", "benchmarks.train_step", "--memory-of", name]

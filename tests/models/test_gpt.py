@@ -276,6 +276,21 @@ def test_autocast_trains_float32_weights(model: GPT) -> None:
     assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in model.parameters())
 
 
+@pytest.mark.gpu
+def test_a_gpu_agrees_with_the_cpu(model: GPT) -> None:
+    tokens, labels, padding = random_tokens(3, 9), random_tokens(3, 9), torch.tensor([0, 2, 5])
+    answers = []
+    for device in ("cpu", "cuda"):
+        model.to(device)
+        loss = model.loss(tokens.to(device), labels.to(device)).mean
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        cache = KVCache(model.config, 3, 9, left_padding=padding, device=device)
+        with torch.no_grad():
+            cached = torch.cat([model(piece.to(device), cache=cache) for piece in tokens.split([7, 1, 1], 1)], dim=1)
+        answers.append([loss.detach().cpu(), cached.cpu(), *(gradient.cpu() for gradient in gradients)])
+    torch.testing.assert_close(answers[1], answers[0], atol=1e-4, rtol=1e-3)
+
+
 def test_compiled_loss_and_gradients_are_the_same() -> None:
     model, tokens, labels = build(VARIANTS["llama"]), random_tokens(2, 8), random_tokens(2, 8)
     expected = model.loss(tokens, labels).mean
