@@ -19,9 +19,9 @@ TRAINER_VERBS = {
     "predict": "write the loss of every token",
 }
 TOOL_VERBS = {
-    "prepare": "text to tokenizer and token stores, as a data.yaml says",
+    "prepare": "text to tokens, and for Retro to an index and neighbors, as a data.yaml says",
     "generate": "continue prompts with a model",
-    "inspect": "look at documents or a training batch",
+    "inspect": "look at documents, a training batch, or neighbors",
     "convert": "from and to Hugging Face and Megatron checkpoints",
     "recipes": "list, show or copy the recipes that come with retrolit",
     "doctor": "look at this machine: versions, devices, torch and faiss side by side",
