@@ -146,7 +146,7 @@ def prepare_retrieval(
     embeddings_folder = folder / f"embeddings-{fingerprint(inputs)[:12]}"
     reuse = [path.parent for path in folder.glob("embeddings-*/manifest.json") if path.parent != embeddings_folder]
     reuse += [earlier.embeddings] if earlier else []
-    embed_database(database, embedder, embeddings_folder, reuse, progress=progress, share=share)
+    embed_database(database, embedder, embeddings_folder, reuse=reuse, progress=progress, share=share)
     _wait_for(embeddings_folder / "manifest.json", share)
     embeddings = Embeddings(embeddings_folder)
 
@@ -222,7 +222,7 @@ def _prepare_embedder(config: EmbedderConfig, database: ChunkDatabase, tokenizer
                 from retrolit.retrieval.encoder import EncoderEmbedder
 
                 assert config.name is not None
-                embedder = EncoderEmbedder(config.name, tokenizer, config.pooling, config.max_length)
+                embedder = EncoderEmbedder(config.name, tokenizer, pooling=config.pooling, max_length=config.max_length)
             with atomic_folder(target) as partial:
                 embedder.save(partial)
     return target
