@@ -127,12 +127,12 @@ class NeighborTable:
 
 
 def keep_first(drop: NDArray[np.bool_], k: int, *values: NDArray) -> tuple[NDArray, ...]:
-    """The first k of each row that are not dropped, in their order, for arrays (n, S) -> (n, k); filled with row ends.
+    """The first k of each row that are not dropped, in their order, arrays (..., S) -> (..., k); filled with row ends.
 
     The dropped follow the kept, so that a row with fewer than k kept ends in values that the caller has to mask.
     """
-    order = np.argsort(drop, axis=1, kind="stable")[:, :k]
-    return tuple(np.take_along_axis(value, order, axis=1) for value in values)
+    order = np.argsort(drop, axis=-1, kind="stable")[..., :k]
+    return tuple(np.take_along_axis(value, order, axis=-1) for value in values)
 
 
 def neighbor_settings(config: NeighborConfig, chunk_length: int) -> dict[str, Any]:

@@ -152,17 +152,20 @@ class PreparedRetriever:
         return Neighbors(ids, distances, *self.database.neighbor_tokens(ids, self.num_retrieved_chunks))
 
     def samples(
-        self, first: ArrayLike, num_chunks: int, k: int
+        self, first: ArrayLike, num_chunks: int, k: int, chunks: ArrayLike | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Neighbors of samples of L chunks that start at the stream chunks `first` (B,): ids (B, L, K), tokens and mask
         (B, L, K, R).
 
-        Neighbors from any document of the sample are left out too: one chunk's neighbor would be another's text.
+        Neighbors from any document of the sample are left out too: one chunk's neighbor would be another's text. A
+        chunk past the stream's end has none. `chunks` (B, L): take the neighbors of these instead, for a control.
         """
         self._check(k)
         first = np.asarray(first, dtype=np.int64)
-        chunks = first[:, None] + np.arange(num_chunks)  # (B, L)
-        ids = self.table[chunks]  # (B, L, S)
+        chunks = first[:, None] + np.arange(num_chunks) if chunks is None else np.asarray(chunks)  # (B, L)
+        there = chunks < len(self.table)
+        ids = np.full((*chunks.shape, self.table.num_saved), -1, dtype=np.int64)  # (B, L, S)
+        ids[there] = self.table[chunks[there]]
         drop = ids < 0
         if self._offset is not None:
             documents = self.database.documents(np.maximum(ids, 0))
