@@ -14,6 +14,7 @@ Legend: n chunks, M tokens a chunk, W words with a row of their own, D dimension
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -41,8 +42,8 @@ KNOWN_WORDS = 2**16
 UNKNOWN_ROWS = 2**12
 """The other words share so many rows, by their hash."""
 
-MARK = 0.05
-"""Length of a word's own mark; directions are about 0.1 long."""
+MARK = 0.4
+"""Length of a word's own mark; the directions of a word have length 1 in the mean (of squares)."""
 
 ARRAYS = "lexical.npz"
 
@@ -127,13 +128,14 @@ class LexicalEmbedder:
         known = np.flatnonzero(frequency >= 2)
         if len(known) > KNOWN_WORDS:
             known = np.sort(known[np.argsort(-frequency[known], kind="stable")[:KNOWN_WORDS]])
-        rarity = np.log((len(sample) + 1) / (frequency[known] + 1)) / np.log(len(sample) + 2)
+        rarity = np.log((len(sample) + 2) / (frequency[known] + 1)) / np.log(len(sample) + 2)
 
         vocabulary = Vocabulary(known)
         bags = vocabulary.bags(words, len(sample), unknown=False)
         next_bags = vocabulary.bags(next_words, len(sample), unknown=False)
         directions = fit_directions(_matrix(bags, rarity), _matrix(next_bags, rarity), dimension, seed)
-        vectors = (directions + _marks(known, dimension)) * torch.from_numpy(rarity).float()[:, None]
+        length = directions.norm() / max(len(known), 1) ** 0.5 + 1e-12
+        vectors = (directions / length + _marks(known, dimension)) * torch.from_numpy(rarity).float()[:, None]
         return cls(table, known, vectors.numpy().astype(np.float16), tokenizer)
 
     def _digest(self) -> str:
@@ -220,12 +222,14 @@ def _matrix(bags: Bags, rarity: NDArray[np.float64]) -> torch.Tensor:
     chunk = np.repeat(np.arange(len(bags.offset) - 1), np.diff(bags.offset))
     length = np.sqrt(np.bincount(chunk, value * value, minlength=len(bags.offset) - 1))
     value = np.divide(value, length[chunk], out=np.zeros_like(value), where=length[chunk] > 0)
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(bags.offset),
-        torch.from_numpy(bags.row),
-        torch.from_numpy(value).float(),
-        size=(len(bags.offset) - 1, len(rarity)),
-    )
+    with warnings.catch_warnings():  # that such tensors are new, and unchecked unless asked for
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(bags.offset),
+            torch.from_numpy(bags.row),
+            torch.from_numpy(value).float(),
+            size=(len(bags.offset) - 1, len(rarity)),
+        )
 
 
 def _marks(number: NDArray[np.int64], dimension: int) -> torch.Tensor:
