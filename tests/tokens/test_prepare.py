@@ -41,7 +41,7 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_stores, "BLOCK_CHARACTERS", 5_000)
+    monkeypatch.setattr(prepare_stores, "BLOCK_CHARACTERS", 2_000)
     monkeypatch.setattr(prepare_module, "default_processes", lambda: 1)
 
 
@@ -110,7 +110,7 @@ import time
 from retrolit.tokens import prepare_stores
 from retrolit.tokens.prepare import *
 
-prepare_stores.BLOCK_CHARACTERS = 5_000
+prepare_stores.BLOCK_CHARACTERS = 2_000
 
 class Slow(prepare_stores.Tokenizing):
     def __call__(self, documents):
@@ -259,7 +259,7 @@ def test_a_full_disk_leaves_what_was_there(whole: dict[str, bytes], corpus: Path
 import resource
 from retrolit.tokens import prepare_stores
 from retrolit.tokens.prepare import *
-prepare_stores.BLOCK_CHARACTERS = 5_000
+prepare_stores.BLOCK_CHARACTERS = 2_000
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 config = TokensConfig({{"owls": CorpusConfig({str(corpus)!r})}}, TokenizerConfig("bytes"), {{"train": 1.0}})
 try:
