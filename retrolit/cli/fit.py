@@ -25,6 +25,7 @@ from retrolit.training import (
     GPTModule,
     MetricsFile,
     PretrainingData,
+    TextSamples,
     TokenLosses,
     TrainingMetrics,
     finished_steps,
@@ -84,6 +85,7 @@ class TrainerCLI(LightningCLI):
         """Our callbacks have their own places in a recipe."""
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(TrainingMetrics, "metrics")
+        parser.add_lightning_class_args(TextSamples, "samples")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As Lightning's, without its warning that the command line came as a list."""

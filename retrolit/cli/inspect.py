@@ -1,13 +1,21 @@
-"""Look at what lies on disk: documents, ..."""
+"""Look at what lies on disk, and at what training reads of it."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
+from rich.text import Text
 
+from retrolit.cli.inspect_neighbors import neighbors
 from retrolit.storage import Manifest
 from retrolit.tokens import Tokenizer, TokenStore, load_tokenizer
+
+if TYPE_CHECKING:
+    from retrolit.training import PretrainingData
 
 
 def documents(
@@ -39,7 +47,39 @@ def documents(
         console.print()
 
 
-COMMANDS = {"documents": documents}
+def batch(recipe: str, step: int = 0, number: int = 2, characters: int = 1000) -> None:
+    """Show samples of a training step as the model reads them: chunks in turns of colour, masked tokens struck out.
+
+    Args:
+        recipe: a training recipe, e.g. recipes/tiny/gpt.yaml.
+        step: the optimizer step, from 0.
+        number: how many samples of it.
+        characters: how much of each text.
+    """
+    from retrolit.cli.recipe_data import read_recipe_data
+
+    data = read_recipe_data(recipe)
+    console = Console(soft_wrap=True, highlight=False)
+    samples = data.training_samples()
+    first = step * data.global_batch_size
+    numbers = range(first, first + min(number, data.global_batch_size))
+    read = samples[numbers]
+    console.print(f"step {step}: samples {first} to {first + data.global_batch_size - 1}", style="bold")
+    for row, sample in enumerate(numbers):
+        stream, window = samples.blend[sample]
+        corpus, start = data.corpora["train"][stream], samples.windows[stream].start(window)
+        document = int(np.searchsorted(corpus.store.document_starts, start, side="right")) - 1
+        masked = int((read.loss_mask[row] == 0).sum())
+        console.print(
+            f"\nsample {sample}: {corpus.name}, stream tokens {start:,} to {start + data.sequence_length:,}, begins in "
+            f"{corpus.store.source(document)}; {masked} labels masked",
+            style="cyan",
+            markup=False,
+        )
+        console.print(_chunks(read.tokens[row].tolist(), read.loss_mask[row].tolist(), data)[:characters])
+
+
+COMMANDS = {"documents": documents, "batch": batch, "neighbors": neighbors}
 
 
 def _find_stores(path: Path, split: str) -> list[Path]:
@@ -62,6 +102,19 @@ def _tokenizer_of(prefix: Path) -> Tokenizer | None:
     except FileNotFoundError:  # a store from elsewhere
         return None
     return load_tokenizer(prefix.parents[2] / manifest.settings["tokenizer"])
+
+
+def _chunks(ids: list[int], loss_mask: list[float], data: PretrainingData) -> Text:
+    """The tokens of one sample (T,) as text: a colour a chunk, the end of a document visible."""
+    shown = Text()
+    for start in range(0, len(ids), data.chunk_length):
+        style = "green" if start // data.chunk_length % 2 else "white"
+        # Runs of tokens with the same mask, cut at the ends of documents: a token alone may be half a character.
+        span = range(start, min(start + data.chunk_length, len(ids)))
+        for (end, mask), run in itertools.groupby(span, key=lambda i: (ids[i] == data.tokenizer.eod_id, loss_mask[i])):
+            text = "<end of document>\n" if end else data.tokenizer.decode([ids[i] for i in run])
+            shown.append(text, style=style if mask else f"{style} strike")
+    return shown
 
 
 def _text(ids: list[int], tokenizer: Tokenizer | None, characters: int) -> str:

@@ -9,6 +9,7 @@ from retrolit.training.predictions import TokenLosses
 from retrolit.training.pretraining_data import PretrainingData
 from retrolit.training.progress import progress
 from retrolit.training.schedule import ScheduleConfig
+from retrolit.training.text_samples import TextSamples
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -18,6 +19,7 @@ __all__ = [
     "OptimizerConfig",
     "PretrainingData",
     "ScheduleConfig",
+    "TextSamples",
     "TokenLosses",
     "TrainingMetrics",
     "finished_steps",

@@ -54,6 +54,8 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Save when the time has come and an optimizer step has just been done."""
         step = trainer.global_step
+        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            return
         if step != self._saved_step and (step % self.every == 0 or step == trainer.max_steps):
             self._save(trainer)
 

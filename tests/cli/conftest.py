@@ -41,6 +41,7 @@ trainer:
   log_every_n_steps: 1
   accelerator: cpu
 checkpoints: {every: 4}
+samples: {max_new_tokens: 20}
 """
 
 DATA = """\

@@ -13,16 +13,21 @@ RUN = Path("runs/small")
 
 
 @pytest.fixture
-def overlay():
-    """Adds the callback that interrupts a run: -c interrupt.yaml."""
+def fit(recipe, retrolit_process):
+    """`retrolit fit` of the small recipe; `interrupted` says where a callback ends it, and how."""
 
-    def write(step: int, micro_batch: int = 0, name: str = "SIGKILL") -> None:
-        Path("interrupt.yaml").write_text(
-            "trainer:\n  callbacks:\n    - class_path: interruptions.SignalAt\n"
-            f"      init_args: {{step: {step}, micro_batch: {micro_batch}, name: {name}}}\n"
-        )
+    def run(*options, interrupted=None):
+        command = ["fit", "-c", recipe, *options]
+        if interrupted is not None:
+            step, micro_batch, name = interrupted
+            Path("interrupt.yaml").write_text(
+                "trainer:\n  callbacks:\n    - class_path: interruptions.SignalAt\n"
+                f"      init_args: {{step: {step}, micro_batch: {micro_batch}, name: {name}}}\n"
+            )
+            command += ["-c", "interrupt.yaml"]
+        return retrolit_process(*command)
 
-    return write
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +37,9 @@ def uninterrupted():
 
 
 @pytest.fixture
-def expected(uninterrupted, recipe, retrolit_process, metrics):
+def expected(uninterrupted, fit, metrics):
     if not uninterrupted:
-        assert retrolit_process("fit", "-c", recipe) == 0
+        assert fit() == 0
         uninterrupted.update(_outcome(metrics))
         shutil.rmtree(RUN)
     return uninterrupted
@@ -64,45 +69,40 @@ def _check_same_bits(outcome, expected):
 
 # A checkpoint is written after steps 4, 8 and 12, a validation runs after 3, 6, 9 and 12. Micro-batch 1 of 2 is the
 # middle of an accumulation; step 8 is killed right after its checkpoint.
-@pytest.mark.parametrize(
-    ("step", "micro_batch", "num_workers"), [(3, 0, 0), (5, 1, 0), (6, 0, 2), (8, 0, 0), (11, 1, 2)]
-)
-def test_killed_and_started_again(step, micro_batch, num_workers, expected, recipe, overlay, retrolit_process, metrics):
-    overlay(step, micro_batch)
-    command = ["fit", "-c", recipe, "--data.num_workers", num_workers]
-    assert retrolit_process(*command, "-c", "interrupt.yaml") == -signal.SIGKILL
+@pytest.mark.parametrize(("step", "micro_batch", "num_workers"), [(3, 0, 0), (8, 0, 0), (6, 1, 2)])
+def test_killed_and_started_again(step, micro_batch, num_workers, expected, fit, metrics):
+    options = ["--data.num_workers", num_workers]
+    assert fit(*options, interrupted=(step, micro_batch, "SIGKILL")) == -signal.SIGKILL
     assert not (RUN / "model").exists()
-    assert retrolit_process(*command) == 0
+    assert fit(*options) == 0
     assert (RUN / "model/model.safetensors").exists()
     _check_same_bits(_outcome(metrics), expected)
 
 
-def test_killed_twice(expected, recipe, overlay, retrolit_process, metrics):
-    for step, micro_batch in ((5, 0), (10, 1)):
-        overlay(step, micro_batch)
-        assert retrolit_process("fit", "-c", recipe, "-c", "interrupt.yaml") == -signal.SIGKILL
-    assert retrolit_process("fit", "-c", recipe) == 0
+def test_killed_twice(expected, fit, metrics):
+    assert fit(interrupted=(5, 0, "SIGKILL")) == -signal.SIGKILL
+    assert fit(interrupted=(10, 1, "SIGKILL")) == -signal.SIGKILL
+    assert fit() == 0
     _check_same_bits(_outcome(metrics), expected)
 
 
 @pytest.mark.parametrize("micro_batch", [0, 1])
-def test_sigterm_saves_the_last_whole_step(micro_batch, expected, recipe, overlay, retrolit_process, metrics):
-    overlay(6, micro_batch, "SIGTERM")
-    assert retrolit_process("fit", "-c", recipe, "-c", "interrupt.yaml") == 143
+def test_sigterm_saves_the_last_whole_step(micro_batch, expected, fit, metrics):
+    assert fit(interrupted=(6, micro_batch, "SIGTERM")) == 143
     # The signal is heeded when its micro-batch is done; the second one completes step 7.
     assert max(path.name for path in (RUN / "checkpoints").iterdir()) == f"step-0000000{6 + micro_batch}.ckpt"
-    assert retrolit_process("fit", "-c", recipe) == 0
+    assert fit() == 0
     _check_same_bits(_outcome(metrics), expected)
 
 
-def test_two_processes_learn_what_one_learns(recipe, retrolit_process, metrics):
+def test_two_processes_learn_what_one_learns(fit, metrics):
     """Without dropout, whose draws differ by process, the losses agree but for the order of sums."""
-    command = ["fit", "-c", recipe, "--model.config.attention_dropout", 0, "--model.config.hidden_dropout", 0]
-    assert retrolit_process(*command) == 0
+    no_dropout = ["--model.config.attention_dropout", 0, "--model.config.hidden_dropout", 0]
+    assert fit(*no_dropout) == 0
     losses = {name: metrics(name) for name in ("train/loss", "train/gradient_norm", "val/loss")}
-    command += ["--trainer.default_root_dir", "runs/two", "--trainer.strategy", "ddp_fork", "--trainer.devices", 2]
-    command += ["--data.micro_batch_size", 2]
-    assert retrolit_process(*command) == 0
+    two = ["--trainer.strategy", "ddp_fork", "--trainer.devices", 2, "--data.micro_batch_size", 2]
+    assert fit(*no_dropout, *two, "--trainer.default_root_dir", "runs/two") == 0
+    assert Path("runs/two/model/model.safetensors").exists()
     for name, values in losses.items():
         both = metrics(name, folder="runs/two")
         assert both.keys() == values.keys()
