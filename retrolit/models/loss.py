@@ -66,7 +66,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if hidden_wanted else None  # (N, D)
         grad_weight = torch.zeros_like(weight, dtype=exact) if weight_wanted else None  # (V, D)
         rows = _rows_per_chunk(weight.shape[0])
-        # One buffer for every chunk's logits: new memory costs the operating system more time than the arithmetic.
+        # One buffer for every chunk's logits, gradients included: the steps below write over it.
         buffer = torch.empty(min(rows, labels.shape[0]), weight.shape[0], dtype=exact, device=hidden.device)
         for start in range(0, labels.shape[0], rows):
             chunk = slice(start, start + rows)
