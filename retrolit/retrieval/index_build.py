@@ -110,9 +110,9 @@ def _train(vectors: Vectors, plan: IndexPlan, seed: int) -> Any:
     if not plan.training_vectors:
         return index
     points = sample(vectors, plan.training_vectors, seed)
-    for transform in _transforms(index):
-        transform.train(points)
-        points = transform.apply(points)
+    for rotation in _rotations(index):
+        rotation.train(points)
+        points = rotation.apply(points)
     lists = faiss.try_extract_index_ivf(index)
     if lists is not None:
         threads = faiss.omp_get_max_threads()
@@ -132,14 +132,15 @@ def _encode(vectors: Vectors, start: int, work: Path, share: Share, advance: Adv
 
     def encode(bounds: tuple[int, int]) -> dict[str, np.ndarray]:
         rows = np.ascontiguousarray(vectors.rows(np.arange(*bounds)), dtype=np.float32)
-        for transform in _transforms(index):
-            rows = transform.apply(rows)
+        for rotation in _rotations(index):
+            rows = rotation.apply(rows)
         if cluster_of is None:
             codes = _codes(index).sa_encode(rows)
         else:
             lists = faiss.extract_index_ivf(index)
-            codes = np.empty((len(rows), lists.sa_code_size()), dtype=np.uint8)
-            lists.encode_vectors(len(rows), *map(faiss.swig_ptr, (rows, cluster_of(rows), codes)), True)
+            arrays = rows, cluster_of(rows), np.empty((len(rows), lists.sa_code_size()), dtype=np.uint8)
+            lists.encode_vectors(len(rows), *map(faiss.swig_ptr, arrays), True)
+            codes = arrays[-1]
         advance(bounds[1] - start)
         return {"codes": codes}
 
@@ -205,8 +206,8 @@ def _measure(
     Manifest(KIND, settings, {"vectors": vectors.fingerprint}, sizes, {name: {} for name in names}).write(index.folder)
 
 
-def _transforms(index: Any) -> list[Any]:
-    """The transforms (OPQ, PCA) that a Faiss index applies before all else."""
+def _rotations(index: Any) -> list[Any]:
+    """What a Faiss index does to vectors before all else: the rotation of OPQ, or nothing."""
     faiss = load_faiss()
     index = faiss.downcast_index(index)
     if not isinstance(index, faiss.IndexPreTransform):
@@ -215,7 +216,7 @@ def _transforms(index: Any) -> list[Any]:
 
 
 def _codes(index: Any) -> Any:
-    """The part of a Faiss index that comes after the transforms."""
+    """The part of a Faiss index that comes after the rotation."""
     faiss = load_faiss()
     index = faiss.downcast_index(index)
     return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index

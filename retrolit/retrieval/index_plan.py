@@ -29,7 +29,7 @@ GIB = 2**30
 FLOPS_A_CORE = 50e9  # float32 matrix products on a server core of 2023
 
 FACTORY = re.compile(
-    r"(?P<transforms>(?:(?:OPQ|PCAR?|RR)\d+(?:_\d+)?,)*)"
+    r"(?P<rotation>OPQ\d+(?:_(?P<width>\d+))?,)?"
     r"(?:IVF(?P<clusters>\d+)(?P<graph>_HNSW\d+)?,)?"
     r"(?P<codes>Flat|SQ(?:4|6|8|fp16|bf16)|PQ\d+|RaBitQ\d?)"
 )
@@ -66,7 +66,7 @@ class IndexConfig:
     def __post_init__(self) -> None:
         if self.factory is not None and not FACTORY.fullmatch(self.factory):
             raise ValueError(
-                f"IndexConfig.factory: expected [OPQ.. or PCA..,][IVF..[_HNSW..],] and Flat, SQ.., PQ.. or RaBitQ, got "
+                f"IndexConfig.factory: expected [OPQ..,][IVF..[_HNSW..],] and Flat, SQ.., PQ.. or RaBitQ, got "
                 f"{self.factory!r}; e.g. Flat, IVF4096,SQ8 or OPQ32_64,IVF65536_HNSW8,PQ32"
             )
         if not 0 < self.target_recall <= 1:
@@ -155,8 +155,7 @@ def _needed_to_train(factory: str) -> int:
 def _estimate(factory: str, num_vectors: int, dimension: int, config: IndexConfig, reason: str) -> IndexPlan:
     parts = _parse(factory)
     clusters = int(parts["clusters"] or 0)
-    widths = re.findall(r"(?:PCAR?|RR|_)(\d+)", parts["transforms"])
-    width = int(widths[-1]) if widths else dimension
+    width = int(parts["width"] or dimension)
     code = _code_bytes(parts["codes"], width)
     links = 8 * int(parts["graph"].removeprefix("_HNSW")) if parts["graph"] else 0
     size = num_vectors * (code + (8 if clusters else 0)) + clusters * (4 * width + links)
@@ -184,6 +183,7 @@ def _code_bytes(codes: str, width: int) -> int:
     if codes.startswith("PQ"):
         return int(codes.removeprefix("PQ"))
     if codes.startswith("RaBitQ"):
-        return -(-width * int(codes.removeprefix("RaBitQ") or 1) // 8) + 8
+        bits = int(codes.removeprefix("RaBitQ") or 1)
+        return -(-width * bits // 8) + (8 if bits == 1 else 20)  # and a few factors
     bits = {"SQ4": 4, "SQ6": 6, "SQ8": 8, "SQfp16": 16, "SQbf16": 16}[codes]
     return -(-width * bits // 8)
