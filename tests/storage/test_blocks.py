@@ -13,7 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrolit.storage.blocks import Arrays, Share, block_path, default_processes, is_whole, read_block, run_blocks
+from retrolit.storage.blocks import (
+    Arrays,
+    Share,
+    block_path,
+    default_processes,
+    is_whole,
+    map_block,
+    read_block,
+    run_blocks,
+    write_block,
+)
 
 
 def squares(task: int) -> Arrays:
@@ -80,6 +90,17 @@ def test_only_what_is_missing_or_damaged_is_done(
         True,
         True,
     ]
+
+
+def test_a_block_can_be_mapped_instead_of_read(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(12, dtype=np.float16).reshape(4, 3), "b": np.zeros(5, np.uint8), "c": np.arange(3)}
+    write_block(block_path(tmp_path, 0), arrays)
+    mapped = map_block(block_path(tmp_path, 0))
+    assert list(mapped) == ["a", "b", "c"]
+    for name, array in arrays.items():
+        assert isinstance(mapped[name], np.memmap)
+        assert mapped[name].dtype == array.dtype
+        np.testing.assert_array_equal(mapped[name], array)
 
 
 def test_a_damaged_block_is_refused_by_name(whole: dict[str, bytes], tmp_path: Path) -> None:
