@@ -77,6 +77,10 @@ class ChunkMemory:
         mask = None if self.mask is None else self.mask[:, -1:].clone()
         return ChunkMemory(self.keys[:, -1:].clone(), self.values[:, -1:].clone(), mask)
 
+    def of_rows(self, rows: Tensor) -> ChunkMemory:
+        """The part of these rows of the batch, (kept rows,) int64, in this order."""
+        return ChunkMemory(self.keys[rows], self.values[rows], None if self.mask is None else self.mask[rows])
+
     def followed_by(self, other: ChunkMemory) -> ChunkMemory:
         """The chunks of both. Raises ValueError where they do not hold equally much."""
         mine, theirs = self.keys.shape[3], other.keys.shape[3]

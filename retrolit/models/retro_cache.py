@@ -60,6 +60,13 @@ class RetroCache(KVCache):
         """Of every Retro layer, by its number: the chunk read now, S = 1. None before the first chunk's end, nor while
         the last chunk had no neighbors."""
 
+    def keep(self, rows: Tensor) -> None:
+        """Forgets all rows but these, as `KVCache.keep`, and what they read of their neighbors."""
+        super().keep(rows)
+        if self.context is not None:
+            self.context = self.context[rows]
+        self.memories = {number: memory.of_rows(rows) for number, memory in self.memories.items()}
+
     def ending_chunks(self, num_new: int) -> list[tuple[int, int]]:
         """The chunks that the next `num_new` columns complete, as (start, end) columns; neighbors are wanted for them.
 

@@ -95,3 +95,16 @@ def test_texts_are_taken_as_typed_and_may_be_repeated() -> None:
     for texts in (["- a", "null", "[1]"], [], ["12"]):
         run(module, "say", [argument for text in texts for argument in ("--text", text)])
     assert got == [["- a", "null", "[1]"], None, ["12"]]
+
+
+def test_a_switch_may_be_named_alone() -> None:
+    got = []
+
+    def look(folder: str, *, closely: bool = False) -> None:
+        got.append((folder, closely))
+
+    module = ModuleType("look")
+    module.look = look  # pyright: ignore[reportAttributeAccessIssue]
+    for options in ([], ["--closely"], ["--closely", "true"], ["--closely=false"]):
+        run(module, "look", ["here", *options])
+    assert got == [("here", False), ("here", True), ("here", True), ("here", False)]

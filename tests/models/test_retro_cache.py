@@ -190,6 +190,26 @@ def test_neighbors_are_encoded_and_projected_once_a_chunk() -> None:
     assert counts == {"encoder": 3, "projections": 6}  # the prompt's chunks in one go, then two chunks of 4 tokens
 
 
+@pytest.mark.parametrize("padding", [None, [1, 0, 4]], ids=str)
+def test_rows_that_are_kept_go_on_as_if_the_others_had_never_been(model: Retro, padding: list[int] | None) -> None:
+    """In another order too; neighbors of some rows are masked, so that what is read differs from row to row."""
+    chunk_length, kept = model.config.chunk_length, [2, 0]
+    prompt, length = 2 * chunk_length, 4 * chunk_length + 1
+    tokens, neighbors = random_tokens(3, length), random_neighbors(model.config, 3, length - 1)
+    mask = torch.rand(neighbors.shape) < 0.7
+    mask[0] = False
+    logits = []
+    for before, after in (([0, 1, 2], kept), (kept, [0, 1])):
+        left = None if padding is None else torch.tensor(padding)[before]
+        cache = RetroCache(model.config, len(before), length, prompt, left_padding=left)
+        with torch.no_grad():
+            model(tokens[before, :prompt], neighbors[before, :2], mask[before, :2], cache=cache)
+        cache.keep(torch.tensor(after))
+        rest = [1] * (length - prompt)
+        logits.append(generate(model, cache, rest, tokens[kept, prompt:], neighbors[kept, 2:], mask[kept, 2:]))
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=1e-5)
+
+
 def test_memory_does_not_grow_with_the_number_of_chunks() -> None:
     model = build(TINY)
     cache = RetroCache(TINY, 1, 40, 40)
