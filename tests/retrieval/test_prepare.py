@@ -1,0 +1,198 @@
+"""From stores to tables: what is finished stays, other settings go elsewhere, two processes do as one."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrolit.data.preparation import DataConfig, prepare, prepare_share
+from retrolit.retrieval import (
+    EmbedderConfig,
+    Index,
+    IndexConfig,
+    LiveRetriever,
+    NeighborConfig,
+    NeighborTable,
+    RetrievalConfig,
+    embeddings,
+)
+from retrolit.storage.blocks import Share
+from retrolit.tokens.config import CorpusConfig, TokenizerConfig, TokensConfig
+
+SMALL = RetrievalConfig(16, embedder=EmbedderConfig(dimension=64), neighbors=NeighborConfig(4, 20))
+
+
+@pytest.fixture
+def data(tmp_path: Path, texts: list[str]) -> DataConfig:
+    (tmp_path / "notes.txt").write_text("\n\n".join(texts[:30]))
+    corpora = {"notes": CorpusConfig(str(tmp_path / "notes.txt"), separator="")}
+    splits = {"train": 0.8, "validation": 0.2}
+    return DataConfig(str(tmp_path / "prepared"), TokensConfig(corpora, TokenizerConfig("bytes"), splits), SMALL)
+
+
+def add_corpus(data: DataConfig, tmp_path: Path, texts: list[str], retrieval: RetrievalConfig) -> DataConfig:
+    (tmp_path / "more.txt").write_text("\n\n".join(texts[30:]))
+    more = CorpusConfig(str(tmp_path / "more.txt"), separator="", split="train")
+    return replace(data, tokens=replace(data.tokens, corpora=data.tokens.corpora | {"more": more}), retrieval=retrieval)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files under retrieval/, but for locks and the cards with their speeds."""
+    retrieval = folder / "retrieval"
+    return {
+        str(path.relative_to(retrieval)): path.read_bytes()
+        for path in retrieval.rglob("*")
+        if path.is_file() and path.suffix != ".lock" and path.name != "card.json"
+    }
+
+
+def test_every_split_has_a_table_of_neighbors_from_train(data: DataConfig) -> None:
+    prepared = prepare(data)
+    assert prepared.retrieval is not None
+    database = prepared.retrieval.database()
+    assert [store.prefix for store in database.stores] == [prepared.tokens.stores["train"]["notes"]]
+    assert set(prepared.retrieval.tables) == {"train", "validation", "test"}
+    assert not prepared.retrieval.tables["test"]  # has no documents
+    for split in ("train", "validation"):
+        table = NeighborTable(prepared.retrieval.tables[split]["notes"])
+        ids = table[np.arange(len(table))]
+        assert ids.max() < len(database)
+        assert (ids[:, 0] >= 0).mean() > 0.9
+    assert len(LiveRetriever(data.folder).index) == len(database)
+
+
+def test_what_is_finished_is_only_opened(data: DataConfig) -> None:
+    first = prepare(data)
+    times = {path: path.stat().st_mtime_ns for path in Path(data.folder).rglob("*") if path.suffix != ".lock"}
+    assert prepare(data) == first
+    assert {path: path.stat().st_mtime_ns for path in Path(data.folder).rglob("*") if path.suffix != ".lock"} == times
+
+
+def test_other_settings_make_other_folders_and_share_what_they_can(data: DataConfig) -> None:
+    first = prepare(data).retrieval
+    before = contents(Path(data.folder))
+    other = prepare(replace(data, retrieval=replace(SMALL, neighbors=NeighborConfig(2, 20)))).retrieval
+    assert first is not None
+    assert other is not None
+    assert other.index_folder == first.index_folder
+    assert other.tables["train"]["notes"] != first.tables["train"]["notes"]
+    shorter = prepare(replace(data, retrieval=replace(SMALL, chunk_length=8))).retrieval
+    assert shorter is not None
+    assert shorter.index_folder != first.index_folder
+    assert contents(Path(data.folder)).items() >= before.items()
+
+
+def test_without_retrieval_nothing_of_it_is_made(data: DataConfig) -> None:
+    assert prepare(replace(data, retrieval=None)).retrieval is None
+    assert not (Path(data.folder) / "retrieval").exists()
+
+
+def test_two_processes_give_the_bytes_of_one(data: DataConfig, tmp_path: Path) -> None:
+    """Threads instead of processes: they share nothing but the folder."""
+    prepare(data)
+    together = replace(data, folder=str(tmp_path / "together"))
+    results = {}
+
+    def run(rank: int) -> None:
+        results[rank] = prepare_share(together, Share(rank, 2))
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in (1, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert results[0] is not None
+    assert results[0].retrieval == results[1].retrieval
+    assert contents(tmp_path / "together") == contents(Path(data.folder))
+
+
+@pytest.mark.parametrize("factory", [None, "IVF16,SQ8"])
+def test_adding_documents_embeds_and_indexes_only_the_new_ones(
+    data: DataConfig, tmp_path: Path, texts: list[str], factory: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrieval = replace(SMALL, index=IndexConfig(factory, nprobe=16))
+    first = prepare(replace(data, retrieval=retrieval)).retrieval
+    assert first is not None
+    old = first.database()
+    grown_data = add_corpus(data, tmp_path, texts, replace(retrieval, extends=str(first.index_folder)))
+
+    embedded = []
+    embed = embeddings._EmbedBlock.__call__
+    monkeypatch.setattr(
+        embeddings._EmbedBlock, "__call__", lambda self, span: embedded.append(span) or embed(self, span)
+    )
+    grown = prepare(grown_data).retrieval
+    assert grown is not None
+    database = grown.database()
+    assert len(database) > len(old)
+    assert min(start for start, _ in embedded) == len(old)
+    index = Index(grown.index_folder)
+    assert index.manifest.sizes["shards"] == 2
+    # The same chunks are found as by an index made of everything at once, with the old embedder.
+    live = LiveRetriever(grown.index_folder)
+    tokens, lengths = database.tokens(np.arange(len(database)))
+    similarity = live.embedder.embed(tokens, lengths) @ live.embedder.embed(tokens, lengths).T
+    found = live.retrieve(tokens, lengths, 1)
+    nearest = similarity[np.arange(len(database)), found.ids[:, 0]]
+    assert (nearest > similarity.max(axis=1) - 0.02).mean() > 0.95
+    assert (found.ids >= len(old)).any()
+
+
+def test_documents_added_to_a_corpus_keep_the_chunks_before_them(
+    data: DataConfig, tmp_path: Path, texts: list[str]
+) -> None:
+    first = prepare(data).retrieval
+    assert first is not None
+    (tmp_path / "notes.txt").write_text("\n\n".join(texts))
+    grown = prepare(replace(data, retrieval=replace(SMALL, extends=str(first.index_folder)))).retrieval
+    assert grown is not None
+    assert len(grown.database()) > len(first.database())
+    for before, after in zip(
+        first.database().tokens(np.arange(40)), grown.database().tokens(np.arange(40)), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_an_index_that_is_not_the_beginning_cannot_be_extended(
+    data: DataConfig, tmp_path: Path, texts: list[str]
+) -> None:
+    first = prepare(data).retrieval
+    assert first is not None
+    extends = replace(SMALL, extends=str(first.index_folder))
+    reversed_data = add_corpus(data, tmp_path, texts, extends)
+    corpora = dict(reversed(reversed_data.tokens.corpora.items()))
+    with pytest.raises(ValueError, match=r"is not the beginning of this one.*after the old ones"):
+        prepare(replace(reversed_data, tokens=replace(data.tokens, corpora=corpora)))
+    with pytest.raises(ValueError, match=r"chunk_length: .* was made with 16, this run asks for 8"):
+        prepare(replace(data, retrieval=replace(extends, chunk_length=8)))
+    with pytest.raises(FileNotFoundError, match=r"RetrievalConfig\.extends: expected an index folder"):
+        prepare(replace(data, retrieval=replace(SMALL, extends=str(tmp_path))))
+
+
+def test_the_corpora_of_the_database_can_be_chosen(data: DataConfig, tmp_path: Path, texts: list[str]) -> None:
+    both = add_corpus(data, tmp_path, texts, replace(SMALL, corpora=["more"]))
+    prepared = prepare(both)
+    assert prepared.retrieval is not None
+    assert prepared.retrieval.stores == [prepared.tokens.stores["train"]["more"]]
+    assert set(prepared.retrieval.tables["train"]) == {"notes", "more"}
+    with pytest.raises(ValueError, match=r"corpora: expected corpora with train documents \(notes, more\), got web"):
+        prepare(replace(both, retrieval=replace(SMALL, corpora=["more", "web"])))
+
+
+def test_no_train_documents_make_no_database(data: DataConfig, tmp_path: Path) -> None:
+    corpora = {"notes": CorpusConfig(str(tmp_path / "notes.txt"), separator="", split="test")}
+    with pytest.raises(ValueError, match="expected train documents to make the database of, got none"):
+        prepare(replace(data, tokens=replace(data.tokens, corpora=corpora)))
+
+
+def test_impossible_settings_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"RetrievalConfig\.chunk_length: expected at least 1"):
+        RetrievalConfig(0)
+    with pytest.raises(ValueError, match=r"EmbedderConfig\.type: expected lexical or encoder"):
+        EmbedderConfig("tfidf")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"EmbedderConfig\.name: expected with type encoder only"):
+        EmbedderConfig("encoder")
