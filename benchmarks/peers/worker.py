@@ -1,0 +1,110 @@
+"""The process that measures one implementation: started by `rounds`, it answers every line it reads with one of JSON.
+
+    python -m benchmarks.peers.worker NAME train|generate
+
+It builds the model and says what it is; then each line of its input makes it do one round and say how long that took.
+Runs in the implementation's own environment, so that it imports nothing but torch and that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import torch
+
+from benchmarks.peers import sizes
+from benchmarks.peers.sizes import Candidate
+
+BUILDERS = {
+    "retrolit": ("torch", "retrolit_models", "retro"),
+    "retrolit GPT": ("torch", "retrolit_models", "gpt"),
+    "retro-pytorch": ("retro-pytorch", "retro_pytorch", "retro"),
+    "megatron-core": ("megatron-core", "megatron_core", "retro"),
+    "GPT-2, generate": ("transformers", "gpt2", "with_generate"),
+    "GPT-2, bare loop": ("transformers", "gpt2", "with_a_loop"),
+}
+"""Of every name: the package whose version matters, and where its candidate is built."""
+
+WARM_UP_STEPS = 3
+
+
+def main() -> None:
+    name, work = sys.argv[1:]
+    answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
+    package, module, builder = BUILDERS[name]
+    torch.set_num_threads(sizes.THREADS)
+    torch.manual_seed(0)
+    candidate: Candidate = getattr(importlib.import_module(f"benchmarks.peers.{module}"), builder)()
+    facts: dict[str, object] = {
+        "version": f"{package} {version(package)}, torch {torch.__version__}",
+        "parameters": sum(parameter.numel() for parameter in candidate.model.parameters()),
+    }
+    if work == "train":
+        a_round = training_step(candidate)
+        facts["memory"], facts["losses"] = first_steps(a_round)
+    else:
+        a_round = generation(candidate)
+        facts["tokens"] = a_round()
+    print(json.dumps(facts), file=answers, flush=True)
+    for _ in sys.stdin:
+        cpu, wall = time.process_time(), time.perf_counter()
+        a_round()
+        spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        print(json.dumps(spent), file=answers, flush=True)
+
+
+def training_step(candidate: Candidate) -> Callable[[], float]:
+    """A function that trains one step, forward, backward and AdamW, and gives the loss."""
+    model, loss_of = candidate.model.train(), candidate.loss
+    assert loss_of is not None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    batch = sizes.training_batch()
+
+    def step() -> float:
+        loss = loss_of(*batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def first_steps(step: Callable[[], float]) -> tuple[int, list[float]]:
+    """Bytes that the first steps need above the built model, by this process's highest resident size, and losses."""
+    with open("/proc/self/clear_refs", "w") as reset:
+        reset.write("5")  # VmHWM starts again from the present size
+    before = _status("VmRSS")
+    losses = [step() for _ in range(WARM_UP_STEPS)]
+    return _status("VmHWM") - before, losses
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field + ":"))
+
+
+def generation(candidate: Candidate) -> Callable[[], int]:
+    """A function that continues the prompt and gives the number of new tokens."""
+    candidate.model.eval()
+    generate = candidate.generate
+    assert generate is not None
+    prompt, neighbors = sizes.generation_input()
+
+    @torch.inference_mode()
+    def continue_prompt() -> int:
+        tokens = generate(prompt, neighbors)
+        assert tokens.shape == (1, sizes.PROMPT + sizes.NEW)
+        assert torch.equal(tokens[:, : sizes.PROMPT], prompt)
+        return tokens.shape[1] - sizes.PROMPT
+
+    return continue_prompt
+
+
+if __name__ == "__main__":
+    main()
