@@ -22,7 +22,7 @@ from retrolit.storage import atomic_write
 from retrolit.training import (
     AtomicCheckpointIO,
     Checkpoints,
-    GPTModule,
+    LanguageModule,
     MetricsFile,
     PretrainingData,
     TextSamples,
@@ -64,7 +64,7 @@ class TrainerCLI(LightningCLI):
 
     def __init__(self, argv: list[str]) -> None:
         super().__init__(
-            GPTModule,
+            LanguageModule,
             PretrainingData,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -125,40 +125,40 @@ class TrainerCLI(LightningCLI):
         """Everything of a run lies here."""
         return Path(self.trainer.default_root_dir)
 
-    def fit(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+    def fit(self, model: LanguageModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Start, go on from the newest checkpoint, or find that there is nothing left to do."""
         checkpoint = ckpt_path
         if checkpoint is None and not self.config.fit.trainer.fast_dev_run:
             checkpoint = newest_checkpoint(self.run_folder)
         if checkpoint is not None:
-            model.init_from = None
+            model.starts_fresh = False
             done, last = finished_steps(Path(checkpoint)), self.trainer.max_steps
             if done < last:
                 self._say(f"going on from {checkpoint} (step {done} of {last})")
         # A finished run goes through here too: its settings are compared, and no step is left to do.
         self.trainer.fit(model, ckpt_path=checkpoint, **kwargs)
 
-    def validate(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+    def validate(self, model: LanguageModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """One pass over the validation split, printed as a table."""
         self._evaluate(self.trainer.validate, model, ckpt_path, kwargs | {"verbose": False})
 
-    def test(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+    def test(self, model: LanguageModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """One pass over the test split, printed as a table."""
         self._evaluate(self.trainer.test, model, ckpt_path, kwargs | {"verbose": False})
 
-    def predict(self, model: GPTModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+    def predict(self, model: LanguageModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """The loss of every token of the test split, written to the run's folder."""
         self._evaluate(self.trainer.predict, model, ckpt_path, kwargs | {"return_predictions": False})
         self._say(f"wrote {self.run_folder / TOKEN_LOSSES}")
 
     def _evaluate(
-        self, verb: Callable[..., Any], model: GPTModule, ckpt_path: str | None, kwargs: dict[str, Any]
+        self, verb: Callable[..., Any], model: LanguageModule, ckpt_path: str | None, kwargs: dict[str, Any]
     ) -> None:
         weights = Path(ckpt_path) if ckpt_path else self._weights_of_the_run()
         if weights.is_dir():
             model.init_from, checkpoint = str(weights), None
         else:
-            checkpoint = weights
+            model.starts_fresh, checkpoint = False, weights
         self._say(f"weights from {weights}")
         verb(model, ckpt_path=checkpoint, **kwargs)
         if self.trainer.callback_metrics and self.trainer.is_global_zero:
@@ -207,7 +207,7 @@ class RunFolder(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the model folder, unless this run was finished before."""
-        assert isinstance(pl_module, GPTModule)
+        assert isinstance(pl_module, LanguageModule)
         assert pl_module.model is not None
         model_folder = self.folder / MODEL_FOLDER
         if not trainer.is_global_zero:

@@ -2,6 +2,7 @@
 
 from retrolit.data.batch import Batch
 from retrolit.data.loading import Loader, evaluation_numbers, training_numbers
+from retrolit.data.neighbors import SampleNeighbors
 from retrolit.data.preparation import DataConfig, Prepared, prepare
 from retrolit.data.pretraining import Accounting, EvaluationSamples, PretrainingSamples, TrainingWindows
 
@@ -13,6 +14,7 @@ __all__ = [
     "Loader",
     "Prepared",
     "PretrainingSamples",
+    "SampleNeighbors",
     "TrainingWindows",
     "evaluation_numbers",
     "prepare",

@@ -23,6 +23,7 @@ import torch
 from torch.utils.data import Dataset
 
 from retrolit.data.batch import Batch
+from retrolit.data.neighbors import Place, SampleNeighbors
 from retrolit.data.order import SeededOrder
 from retrolit.tokens.blend import Blend
 
@@ -98,12 +99,21 @@ class Accounting:
 class PretrainingSamples(Dataset[Batch]):
     """Training samples of several streams, drawn by weight: a list of global sample numbers -> Batch."""
 
-    def __init__(self, windows: Sequence[TrainingWindows], blend: Blend) -> None:
+    def __init__(
+        self, windows: Sequence[TrainingWindows], blend: Blend, neighbors: SampleNeighbors | None = None
+    ) -> None:
         self.windows = windows
         self.blend = blend
+        self.neighbors = neighbors
 
     def __getitem__(self, numbers: Sequence[int]) -> Batch:
-        return make_batch([self.sample(number) for number in numbers])
+        batch = make_batch([self.sample(number) for number in numbers])
+        return batch if self.neighbors is None else self.neighbors.add_to(batch, [self.place(n) for n in numbers])
+
+    def place(self, number: int) -> Place:
+        """Where the sample with this global number begins."""
+        stream, window = self.blend[number]
+        return stream, self.windows[stream].start(window)
 
     def sample(self, number: int) -> np.ndarray:
         """(T + 1,) token ids of the sample with this global number."""
@@ -118,8 +128,11 @@ class EvaluationSamples(Dataset[Batch]):
     give windows that are masked whole, so that all devices can be given equally many.
     """
 
-    def __init__(self, streams: Sequence[Stream], sequence_length: int) -> None:
+    def __init__(
+        self, streams: Sequence[Stream], sequence_length: int, neighbors: SampleNeighbors | None = None
+    ) -> None:
         self.streams = streams
+        self.neighbors = neighbors
         self.sequence_length = sequence_length
         lengths = [max(0, -(-(len(stream.tokens) - 1) // sequence_length)) for stream in streams]
         self.first_windows = np.cumsum([0, *lengths])
@@ -135,14 +148,14 @@ class EvaluationSamples(Dataset[Batch]):
         # A window of n tokens has n - 1 labels.
         num_labels = torch.tensor([max(0, len(window) - 1) for window in windows])
         batch.loss_mask = (torch.arange(self.sequence_length) < num_labels[:, None]).float()  # (B, T)
-        return batch
+        return batch if self.neighbors is None else self.neighbors.add_to(batch, [self.locate(n) for n in numbers])
 
     def window(self, number: int) -> np.ndarray:
         """(T + 1,) token ids, fewer in a stream's last window, none past the end."""
         stream, start = self.locate(number)
         return self.streams[stream].tokens[start : start + self.sequence_length + 1]
 
-    def locate(self, number: int) -> tuple[int, int]:
+    def locate(self, number: int) -> Place:
         """Which stream a window is of, and at which of its tokens it begins; past the end for one that is not there."""
         if number >= len(self):
             return 0, len(self.streams[0].tokens)

@@ -64,6 +64,10 @@ class ChunkDatabase:
         # Plain arrays over the same memory maps: indexing them skips np.memmap's bookkeeping.
         self._streams = [np.asarray(store.tokens) for store in self.stores]
 
+    def __reduce__(self) -> tuple:
+        """Another process opens the stores itself."""
+        return ChunkDatabase, (self.stores, self.chunk_length)
+
     def __len__(self) -> int:
         return int(self._first_chunk[-1])
 

@@ -132,10 +132,15 @@ class PreparedRetriever:
     ) -> None:
         self.table = NeighborTable(table)
         self.table.check(store, database)
+        self.store = store
         self.database = database
         self.num_retrieved_chunks = num_retrieved_chunks
         self._stream = StreamChunks(store, database.chunk_length)
         self._offset = database.offset_of(store)
+
+    def __reduce__(self) -> tuple:
+        """Another process opens the files itself."""
+        return PreparedRetriever, (self.table.folder, self.store, self.database, self.num_retrieved_chunks)
 
     @property
     def chunk_length(self) -> int:
@@ -147,7 +152,7 @@ class PreparedRetriever:
         """See Retriever; `chunks` is needed, tokens make no difference."""
         if chunks is None:
             raise ValueError("PreparedRetriever.retrieve: expected the chunks' numbers in the stream, got none")
-        self._check(k)
+        self.check_saved(k)
         ids, distances = self.table[chunks][:, :k], self.table.distances(chunks)[:, :k]
         return Neighbors(ids, distances, *self.database.neighbor_tokens(ids, self.num_retrieved_chunks))
 
@@ -160,7 +165,7 @@ class PreparedRetriever:
         Neighbors from any document of the sample are left out too: one chunk's neighbor would be another's text. A
         chunk past the stream's end has none. `chunks` (B, L): take the neighbors of these instead, for a control.
         """
-        self._check(k)
+        self.check_saved(k)
         first = np.asarray(first, dtype=np.int64)
         chunks = first[:, None] + np.arange(num_chunks) if chunks is None else np.asarray(chunks)  # (B, L)
         there = chunks < len(self.table)
@@ -181,7 +186,8 @@ class PreparedRetriever:
     def source(self, id: int) -> str:
         return self.database.source(id)
 
-    def _check(self, k: int) -> None:
+    def check_saved(self, k: int) -> None:
+        """Raises ValueError where the table holds less than k neighbors of a chunk."""
         if k > self.table.num_saved:
             raise ValueError(
                 f"{self.table.folder}: num_saved: the table holds {self.table.num_saved} neighbors a chunk, this run "

@@ -1,13 +1,15 @@
 """Training under Lightning, which only this folder and the command line know: modules, data modules, callbacks."""
 
 from retrolit.training.checkpoints import AtomicCheckpointIO, Checkpoints, finished_steps, newest_checkpoint
+from retrolit.training.gpt_module import GPTModule
 from retrolit.training.loggers import MetricsFile
 from retrolit.training.metrics import TrainingMetrics
-from retrolit.training.module import GPTModule
+from retrolit.training.module import LanguageModule
 from retrolit.training.optimizer import OptimizerConfig
 from retrolit.training.predictions import TokenLosses
 from retrolit.training.pretraining_data import PretrainingData
 from retrolit.training.progress import progress
+from retrolit.training.retro_module import RetroModule
 from retrolit.training.schedule import ScheduleConfig
 from retrolit.training.text_samples import TextSamples
 
@@ -15,9 +17,11 @@ __all__ = [
     "AtomicCheckpointIO",
     "Checkpoints",
     "GPTModule",
+    "LanguageModule",
     "MetricsFile",
     "OptimizerConfig",
     "PretrainingData",
+    "RetroModule",
     "ScheduleConfig",
     "TextSamples",
     "TokenLosses",

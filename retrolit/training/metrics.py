@@ -13,7 +13,7 @@ import torch
 from retrolit.training.checkpoints import newest_checkpoint
 from retrolit.training.divergence import Divergence
 from retrolit.training.loggers import log_row, row_is_due
-from retrolit.training.module import GPTModule
+from retrolit.training.module import LanguageModule
 from retrolit.training.throughput import device_peak_flops
 
 
@@ -45,7 +45,7 @@ class TrainingMetrics(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add up the micro-batches; after an optimizer step, judge the loss and perhaps log."""
-        assert isinstance(pl_module, GPTModule)
+        assert isinstance(pl_module, LanguageModule)
         # Lightning has divided the loss by the number of micro-batches already.
         self._loss_sum = self._loss_sum + outputs["loss"]
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
@@ -60,7 +60,7 @@ class TrainingMetrics(L.Callback):
         if row_is_due(trainer):
             self._log(trainer, pl_module, loss)
 
-    def _log(self, trainer: L.Trainer, module: GPTModule, loss: float) -> None:
+    def _log(self, trainer: L.Trainer, module: LanguageModule, loss: float) -> None:
         data = module.data
         assert data.train_loader is not None
         assert module.model is not None

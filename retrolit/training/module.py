@@ -1,8 +1,9 @@
-"""GPTModule: a GPT under Lightning."""
+"""LanguageModule: a language model under Lightning, whichever it is."""
 
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from dataclasses import asdict
 from typing import Any
 
@@ -12,22 +13,30 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from retrolit.checkpoint import load_model
 from retrolit.data.batch import Batch
-from retrolit.models import GPT, GPTConfig, Loss
+from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
+from retrolit.models.layer import TransformerLayer
 from retrolit.training.clipping import clip_gradients
 from retrolit.training.loggers import log_row
 from retrolit.training.loss_totals import LossTotals
 from retrolit.training.optimizer import OptimizerConfig, make_optimizer
 from retrolit.training.pretraining_data import PretrainingData
 from retrolit.training.schedule import ScheduleConfig, learning_rate
-from retrolit.training.settings import refuse_changes
+from retrolit.training.settings import differences, refuse_changes
+
+WITHOUT_WEIGHTS = ("attention_dropout", "hidden_dropout", "init_std", "encoder_attention_dropout",
+                   "encoder_hidden_dropout", "num_neighbors", "zero_init_cross_attention")  # fmt: skip
+"""Fields of a model's config that a run may have otherwise than the weights it begins with."""
 
 
-class GPTModule(L.LightningModule):
-    """Trains a GPT: next-token loss, AdamW, a learning-rate schedule, clipping.
+class LanguageModule(L.LightningModule, ABC):
+    """What training is the same for all models: next-token loss, AdamW, a learning-rate schedule, clipping, logging.
+
+    A model's own module builds it and says what its loss reads of a batch.
 
     Args:
-        config: What the GPT is made of.
+        config: What the model is made of.
         optimizer: AdamW's settings.
         schedule: The learning rate over the run.
         init_from: A model folder or a checkpoint to take the first weights from; random ones when not given.
@@ -36,11 +45,11 @@ class GPTModule(L.LightningModule):
             less memory, about a third more time.
     """
 
-    model_type = "gpt"
+    model_type: str
 
     def __init__(
         self,
-        config: GPTConfig,
+        config: GPTConfig | RetroConfig,
         *,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (a default that is never changed, and shown by --help)
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
@@ -55,7 +64,9 @@ class GPTModule(L.LightningModule):
         self.init_from = init_from
         self.compile_layers = compile
         self.checkpoint_activations = checkpoint_activations
-        self.model: GPT | None = None
+        self.model: GPT | Retro | None = None
+        self.starts_fresh = True
+        """False where the weights are going to come from a checkpoint, whatever `init_from` says."""
         self.totals = LossTotals()
         self.gradient_norm = torch.tensor(0.0)
         """Of the last optimizer step, before clipping."""
@@ -67,16 +78,31 @@ class GPTModule(L.LightningModule):
         """The trainer's data module."""
         return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
 
+    @property
+    @abstractmethod
+    def decoder(self) -> GPT:
+        """The GPT that the built model is, or is built around."""
+
+    @abstractmethod
+    def build(self) -> GPT | Retro:
+        """A new model, as it is when no `init_from` says otherwise."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Loss:
+        """The loss of a batch, with everything in it that the model reads."""
+
     def setup(self, stage: str) -> None:
         """Raises ValueError where model, data and trainer do not fit together."""
-        vocab_size, longest = self.data.tokenizer.vocab_size, self.config.max_position_embeddings
-        if self.config.vocab_size < vocab_size:
+        retro = isinstance(self.config, RetroConfig)
+        config, name = (self.config.decoder, "model.config.decoder") if retro else (self.config, "model.config")
+        vocab_size, longest = self.data.tokenizer.vocab_size, config.max_position_embeddings
+        if config.vocab_size < vocab_size:
             raise ValueError(
-                f"model.config.vocab_size: expected at least the tokenizer's {vocab_size}, got {self.config.vocab_size}"
+                f"{name}.vocab_size: expected at least the tokenizer's {vocab_size}, got {config.vocab_size}"
             )
         if self.data.sequence_length > longest:
             raise ValueError(
-                f"data.sequence_length: expected at most model.config.max_position_embeddings ({longest}), "
+                f"data.sequence_length: expected at most {name}.max_position_embeddings ({longest}), "
                 f"got {self.data.sequence_length}"
             )
         if self.trainer.precision == "16-mixed":
@@ -88,46 +114,59 @@ class GPTModule(L.LightningModule):
         """Build the model where it will live: on each device, sharded or not, as the strategy says."""
         if self.model is not None:
             return
-        self.model = GPT(self.config)
+        self.model = self.build()
         self.model.checkpoint_activations = self.checkpoint_activations
-        if self.init_from is not None:
+        if self.init_from is not None and self.starts_fresh:
             self._load_initial_weights(self.init_from)
         if self.compile_layers:
-            for layer in self.model.layers:
-                layer.compile()
+            for part in self.model.modules():
+                if isinstance(part, TransformerLayer):
+                    part.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean token loss of one micro-batch."""
-        return self._loss(batch).mean
+        return self.loss(batch).mean
+
+    def start_evaluation(self, split: str) -> None:
+        """Begin to evaluate on this split."""
+        self.totals = LossTotals()
+
+    def evaluate(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch of the split."""
+        self.totals.add(self.loss(batch).tokens, batch.loss_mask)
+
+    def results(self, split: str) -> dict[str, float]:
+        """loss, perplexity and bits_per_byte over all batches of all devices."""
+        return self.totals.result(self.trainer.strategy, self.data.bytes_per_token(split))
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
-        self.totals = LossTotals()
+        self.start_evaluation("validation")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the split's loss."""
-        self.totals.add(self._loss(batch).tokens, batch.loss_mask)
+        """Add one batch."""
+        self.evaluate(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Log val/loss, val/perplexity and val/bits_per_byte."""
+        """Log the results as val/..."""
         if not self.trainer.sanity_checking:
-            self._log_totals("val", "validation")
+            self._log_results("val", "validation")
 
     def on_test_epoch_start(self) -> None:
         """Start counting anew."""
-        self.totals = LossTotals()
+        self.start_evaluation("test")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the split's loss."""
-        self.totals.add(self._loss(batch).tokens, batch.loss_mask)
+        """Add one batch."""
+        self.evaluate(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Log test/loss, test/perplexity and test/bits_per_byte."""
-        self._log_totals("test", "test")
+        """Log the results as test/..."""
+        self._log_results("test", "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """(B, T) float32: every token's loss in nats."""
-        return self._loss(batch).tokens
+        return self.loss(batch).tokens
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make this micro-batch's randomness (dropout) a function of where the run stands and of nothing before it.
@@ -173,14 +212,17 @@ class GPTModule(L.LightningModule):
         self.gradient_norm = clip_gradients(self.parameters(), gradient_clip_val or None)
         self.learning_rate = optimizer.param_groups[0]["lr"]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write down what `load_model` needs, and what a resumed run must not change."""
-        checkpoint["retrolit"] = {
-            "model_type": self.model_type,
+    def settings(self) -> dict[str, Any]:
+        """What a resumed run must not change, section by section; `config` no other use of the weights either."""
+        return {
             "config": asdict(self.config),
             "optimizer": asdict(self.optimizer_config),
             "schedule": asdict(self.schedule),
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write down what `load_model` needs, and what a resumed run must not change."""
+        checkpoint["retrolit"] = {"model_type": self.model_type} | self.settings()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError where a resumed run changes settings, or a checkpoint is of another model."""
@@ -188,34 +230,27 @@ class GPTModule(L.LightningModule):
         if before is None or before["model_type"] != self.model_type:
             found = "none of ours" if before is None else before["model_type"]
             raise ValueError(f"ckpt_path: expected a checkpoint of a {self.model_type}, got {found}")
-        now: dict[str, Any] = {}
-        self.on_save_checkpoint(now)
-        sections = ("config", "optimizer", "schedule") if self.trainer.training else ("config",)
-        refuse_changes(
-            "model", {name: before[name] for name in sections}, {name: now["retrolit"][name] for name in sections}
-        )
+        now = self.settings()
+        sections = now if self.trainer.training else ("config",)
+        refuse_changes("model", {name: before.get(name) for name in sections}, {name: now[name] for name in sections})
 
-    def _loss(self, batch: Batch) -> Loss:
-        assert self.model is not None
-        return self.model.loss(batch.tokens, batch.labels, batch.loss_mask)
-
-    def _log_totals(self, prefix: str, split: str) -> None:
-        result = self.totals.result(self.trainer.strategy, self.data.bytes_per_token(split))
-        row = {f"{prefix}/{name}": value for name, value in result.items()}
+    def _log_results(self, prefix: str, split: str) -> None:
+        row = {f"{prefix}/{name}": value for name, value in self.results(split).items()}
         log_row(self.trainer, row)
         self.log_dict(row, logger=False, sync_dist=True)
 
     def _load_initial_weights(self, path: str) -> None:
-        from retrolit.checkpoint import load_model
-
         source = load_model(path)
         assert self.model is not None
-        shape_only = ("attention_dropout", "hidden_dropout", "init_std")  # what weights do not depend on
-        theirs = {name: value for name, value in asdict(source.config).items() if name not in shape_only}
-        ours = {name: value for name, value in asdict(self.config).items() if name not in shape_only}
-        differing = [
-            f"{name} is {theirs[name]} there and {ours[name]} here" for name in ours if theirs[name] != ours[name]
+        if type(source) is not type(self.model):
+            raise ValueError(
+                f"model.init_from: {path} holds a {type(source).__name__}, expected a {type(self.model).__name__}"
+            )
+        told = [
+            f"{name} is {theirs} there and {ours} here"
+            for name, theirs, ours in differences("", asdict(source.config), asdict(self.config))
+            if name.rpartition(".")[2] not in WITHOUT_WEIGHTS
         ]
-        if differing:
-            raise ValueError(f"model.init_from: {path} is another model than model.config: {'; '.join(differing)}")
+        if told:
+            raise ValueError(f"model.init_from: {path} is another model than model.config: {'; '.join(told)}")
         self.model.load_state_dict(source.state_dict())

@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from numpy.lib.format import open_memmap
 
-from retrolit.training.module import GPTModule
+from retrolit.training.module import LanguageModule
 
 FOLDER = "token_losses"
 
@@ -24,7 +24,7 @@ class TokenLosses(Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """One file a corpus, made by the first process and opened by all."""
-        assert isinstance(pl_module, GPTModule)
+        assert isinstance(pl_module, LanguageModule)
         self.data = pl_module.data
         self.samples = self.data.evaluation_samples("test")
         self.paths = [Path(trainer.default_root_dir) / FOLDER / f"{c.name}.npy" for c in self.data.corpora["test"]]
@@ -37,7 +37,7 @@ class TokenLosses(Callback):
         self.files = [open_memmap(path, mode="r+") for path in partial]
         self.numbers = self.data.evaluation_numbers("test")
 
-    def on_predict_batch_end(  # noqa: PLR0917 (Lightning's signature)
+    def on_predict_batch_end(
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,

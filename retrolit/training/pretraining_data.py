@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
+from torch import Tensor
 
 from retrolit.data.loading import Loader, Numbers, evaluation_numbers, training_numbers
+from retrolit.data.neighbors import SampleNeighbors
 from retrolit.data.preparation import DataConfig, prepare
 from retrolit.data.pretraining import EvaluationSamples, PretrainingSamples, TrainingWindows
+from retrolit.retrieval import PreparedRetrieval, PreparedRetriever
+from retrolit.storage import fingerprint
 from retrolit.tokens import Blend, Tokenizer, TokenStore, load_tokenizer
 from retrolit.tokens.progress import visible
 from retrolit.training.settings import refuse_changes
@@ -37,6 +42,9 @@ class PretrainingData(L.LightningDataModule):
         micro_batch_size: Samples a device takes at once; what is missing to the global batch is accumulated.
             As much as possible when not given.
         chunk_length: Samples start at a multiple of it (M); it divides sequence_length.
+        num_neighbors: Neighbors that are read for every chunk (K), for a Retro; with 0 nothing of what the data's
+            `retrieval` describes is made or opened.
+        num_retrieved_chunks: Chunks of a neighbor that are read: the one found and its continuation.
         seed: Decides the order of the samples, and with the step all other randomness of training.
         num_workers: Processes that read ahead; 0 reads in the training process, which is quick.
     """
@@ -49,37 +57,58 @@ class PretrainingData(L.LightningDataModule):
         global_batch_size: int,
         micro_batch_size: int | None = None,
         chunk_length: int = 64,
+        num_neighbors: int = 0,
+        num_retrieved_chunks: int = 2,
         seed: int = 1234,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (("sequence_length", sequence_length), ("global_batch_size", global_batch_size),
-                            ("micro_batch_size", micro_batch_size or 1), ("chunk_length", chunk_length)):  # fmt: skip
+                            ("micro_batch_size", micro_batch_size or 1), ("chunk_length", chunk_length),
+                            ("num_retrieved_chunks", num_retrieved_chunks)):  # fmt: skip
             if value < 1:
                 raise ValueError(f"data.{name}: expected at least 1, got {value}")
+        if num_neighbors < 0:
+            raise ValueError(f"data.num_neighbors: expected at least 0, got {num_neighbors}")
+        if num_neighbors and data.retrieval is None:
+            raise ValueError(
+                f"data.num_neighbors: to read {num_neighbors} neighbors, a data.yaml with a `retrieval:` part is "
+                "expected, got one without"
+            )
+        if num_neighbors and data.retrieval is not None and data.retrieval.chunk_length != chunk_length:
+            raise ValueError(
+                f"data.chunk_length: the data's neighbors are those of chunks of {data.retrieval.chunk_length} tokens, "
+                f"got {chunk_length}; change retrieval.chunk_length in the data.yaml with it"
+            )
         if sequence_length % chunk_length:
             raise ValueError(
                 f"data.sequence_length: expected a multiple of chunk_length ({chunk_length}), got {sequence_length}"
             )
-        self.config = data
+        self.config = data if num_neighbors else replace(data, retrieval=None)
         self.sequence_length = sequence_length
         self.global_batch_size = global_batch_size
         self.requested_micro_batch_size = micro_batch_size
         self.chunk_length = chunk_length
+        self.num_neighbors = num_neighbors
+        self.num_retrieved_chunks = num_retrieved_chunks
         self.seed = seed
         self.num_workers = num_workers
         self.tokenizer: Tokenizer
         self.corpora: dict[str, list[Corpus]] = {}
         """Of each split."""
+        self.retrievers: dict[str, list[PreparedRetriever]] = {}
+        """Of each split, that of each corpus; empty where no neighbors are read."""
         self.fingerprint = ""
-        """Of the prepared data."""
+        """Of the prepared tokens."""
+        self.neighbors_fingerprint = ""
+        """Of the training neighbors; empty where none are read."""
         self.train_loader: Loader | None = None
         self._trainer_set: L.Trainer | None = None
 
     # ---- preparation
 
     def prepare_data(self) -> None:
-        """Tokenizer and token stores, where they are missing; on one process of each machine."""
+        """Tokens and, for a Retro, index and neighbors, where they are missing; on one process of each machine."""
         prepare(self.config, visible)
 
     def setup(self, stage: str) -> None:
@@ -87,7 +116,8 @@ class PretrainingData(L.LightningDataModule):
 
         Raises ValueError where the batch sizes do not go into each other, or a corpus is too short.
         """
-        tokens = prepare(self.config).tokens
+        prepared = prepare(self.config)
+        tokens = prepared.tokens
         self.fingerprint = tokens.fingerprint
         self.tokenizer = load_tokenizer(tokens.tokenizer_folder)
         self.corpora = {
@@ -102,6 +132,10 @@ class PretrainingData(L.LightningDataModule):
             ]
             for split, stores in tokens.stores.items()
         }
+        if prepared.retrieval is not None:
+            self.retrievers = self._open_retrievers(prepared.retrieval)
+            tables = [retriever.table.manifest.fingerprint for retriever in self.retrievers["train"]]
+            self.neighbors_fingerprint = fingerprint(tables)
         if stage == "fit" and self._trainer_set is not self.trainer:
             self._set_accumulation()
             self._trainer_set = self.trainer
@@ -148,11 +182,20 @@ class PretrainingData(L.LightningDataModule):
             )
             for corpus in corpora
         ]
-        return PretrainingSamples(windows, Blend(self._weights(corpora), seed=self.seed))
+        return PretrainingSamples(windows, Blend(self._weights(corpora), seed=self.seed), self._neighbors("train"))
 
     def evaluation_samples(self, split: str) -> EvaluationSamples:
         """All windows of the validation or test split, in order."""
-        return EvaluationSamples([corpus.store for corpus in self.corpora[split]], self.sequence_length)
+        stores = [corpus.store for corpus in self.corpora[split]]
+        return EvaluationSamples(stores, self.sequence_length, self._neighbors(split))
+
+    def random_neighbors(self, split: str) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """From the number of a batch of `evaluation_numbers` to neighbors of random chunks, tokens and mask
+        (B, L, K, R), in place of those retrieved; the same ones at every call."""
+        neighbors = self._neighbors(split, random_seed=self.seed)
+        assert neighbors is not None
+        samples, numbers = self.evaluation_samples(split), self.evaluation_numbers(split)
+        return lambda batch: neighbors([samples.locate(n) for n in numbers[batch]], self.sequence_length)
 
     def evaluation_numbers(self, split: str) -> list[Numbers]:
         """Which of those windows this process reads in each of its batches."""
@@ -213,7 +256,15 @@ class PretrainingData(L.LightningDataModule):
             "chunk_length": self.chunk_length,
             "seed": self.seed,
             "prepared data": self.fingerprint,
-        }
+        } | (
+            {
+                "num_neighbors": self.num_neighbors,
+                "num_retrieved_chunks": self.num_retrieved_chunks,
+                "prepared neighbors": self.neighbors_fingerprint,
+            }
+            if self.num_neighbors
+            else {}
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises ValueError where a resumed run changes the data or how they are read."""
@@ -231,6 +282,24 @@ class PretrainingData(L.LightningDataModule):
                 f"{counts.dropped:,} of them, in {windows.windows_per_epoch:,} samples"
             )
         return lines
+
+    def _open_retrievers(self, retrieval: PreparedRetrieval) -> dict[str, list[PreparedRetriever]]:
+        database = retrieval.database()
+        return {
+            split: [
+                PreparedRetriever(
+                    retrieval.tables[split][corpus.name], corpus.store, database, self.num_retrieved_chunks
+                )
+                for corpus in corpora
+            ]
+            for split, corpora in self.corpora.items()
+        }
+
+    def _neighbors(self, split: str, random_seed: int | None = None) -> SampleNeighbors | None:
+        """Those of the samples of a split; None where none are read."""
+        if not self.num_neighbors:
+            return None
+        return SampleNeighbors(self.retrievers[split], self.num_neighbors, random_seed)
 
     def _weights(self, corpora: list[Corpus]) -> list[float]:
         # Either all corpora have a weight or none has: TokensConfig sees to it.

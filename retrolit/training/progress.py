@@ -10,7 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 from retrolit.training.loggers import row_is_due
-from retrolit.training.module import GPTModule
+from retrolit.training.module import LanguageModule
 
 SHOWN = {
     "train/loss": ("loss", "{:.3f}"),
@@ -31,7 +31,7 @@ class Opening(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A few lines, from the first process."""
-        assert isinstance(pl_module, GPTModule)
+        assert isinstance(pl_module, LanguageModule)
         assert pl_module.model is not None
         if not trainer.is_global_zero:
             return

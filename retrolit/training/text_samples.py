@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from retrolit.generation import Generator, SamplingConfig
-from retrolit.training.module import GPTModule
+from retrolit.training.module import LanguageModule
 
 FILE_NAME = "samples.jsonl"
 
@@ -29,13 +29,12 @@ class TextSamples(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Sample on the first process, where every process holds the whole model."""
-        assert isinstance(pl_module, GPTModule)
+        assert isinstance(pl_module, LanguageModule)
         whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
         wanted = self.prompts and trainer.state.fn == "fit" and not trainer.sanity_checking
         if not (wanted and whole and trainer.is_global_zero):
             return
-        assert pl_module.model is not None
-        texts = Generator(pl_module.model, pl_module.data.tokenizer).generate(self.prompts, self.sampling)
+        texts = Generator(pl_module.decoder, pl_module.data.tokenizer).generate(self.prompts, self.sampling)
         rows = [
             {"step": trainer.global_step, "prompt": prompt, "text": sample.text}
             for prompt, sample in zip(self.prompts, texts, strict=True)

@@ -1,0 +1,71 @@
+"""What retrieval is worth: the losses of a split with the neighbors retrieved, with others, and with none.
+
+retrieval gain  bits a byte that retrieved neighbors save over none at all (gate 0)
+random          what neighbors of random chunks cost in their place; where that is nothing, the model has not
+                learned to read its neighbors, whatever its loss
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+
+from retrolit.training.loss_totals import LossTotals
+
+NOISE = 2.0
+"""Standard errors within which a difference counts as none."""
+
+
+class PairedDifference:
+    """The mean difference of two losses over the same tokens, and how sure it is.
+
+    Tokens of one sample depend on each other, so the samples are what is counted: with a difference d_i over n_i tokens
+    of sample i, the mean is D = sum d / sum n, and its standard error sqrt(sum (d_i - D n_i)^2) / sum n.
+    """
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(5, dtype=torch.float64)
+        """Of d, n, d^2, d n, n^2."""
+
+    def add(self, first: Tensor, second: Tensor, mask: Tensor) -> None:
+        """Token losses (B, T) of both, and which of them count."""
+        d = ((first - second) * mask).sum(dim=1).double()  # (B,)
+        n = mask.sum(dim=1).double()  # (B,)
+        self.sums += torch.stack([d.sum(), n.sum(), (d * d).sum(), (d * n).sum(), (n * n).sum()]).cpu()
+
+    def result(self, strategy: Strategy) -> tuple[float, float]:
+        """Mean difference and its standard error, over all devices; in nats a token."""
+        sums = strategy.reduce(self.sums.to(strategy.root_device), reduce_op="sum")
+        d, n, dd, dn, nn = sums.tolist()
+        mean = d / n
+        return mean, math.sqrt(max(0.0, dd - 2 * mean * dn + mean * mean * nn)) / n
+
+
+class RetrievalTotals:
+    """Adds up the losses of one pass over a split, each batch read with every kind of neighbors."""
+
+    def __init__(self) -> None:
+        self.retrieved, self.none, self.random = LossTotals(), LossTotals(), LossTotals()
+        self.cost_of_random = PairedDifference()
+
+    def add(self, retrieved: Tensor, none: Tensor, random: Tensor, mask: Tensor) -> None:
+        """Token losses (B, T) with each kind, and which of them count."""
+        for totals, losses in ((self.retrieved, retrieved), (self.none, none), (self.random, random)):
+            totals.add(losses, mask)
+        self.cost_of_random.add(random, retrieved, mask)
+
+    def result(self, strategy: Strategy, bytes_per_token: float) -> dict[str, float]:
+        """loss, perplexity and bits_per_byte with the retrieved neighbors; bits_per_byte_none and _random; the gain."""
+        result = self.retrieved.result(strategy, bytes_per_token)
+        for name, totals in (("none", self.none), ("random", self.random)):
+            result[f"bits_per_byte_{name}"] = totals.result(strategy, bytes_per_token)["bits_per_byte"]
+        result["retrieval_gain"] = result["bits_per_byte_none"] - result["bits_per_byte"]
+        return result
+
+    def is_used(self, strategy: Strategy) -> bool:
+        """Whether random neighbors cost more than noise can explain."""
+        cost, error = self.cost_of_random.result(strategy)
+        return cost > NOISE * error

@@ -1,0 +1,186 @@
+"""RetroModule: a Retro under Lightning, from scratch or fitted to a GPT."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+
+from retrolit.checkpoint import load_model
+from retrolit.data.batch import Batch
+from retrolit.models import GPT, Loss, Retro, RetroConfig
+from retrolit.training.loss_totals import LossTotals
+from retrolit.training.module import WITHOUT_WEIGHTS, LanguageModule
+from retrolit.training.retrieval_gain import RetrievalTotals
+
+
+class RetroModule(LanguageModule):
+    """Trains a Retro, and says at every validation what its neighbors are worth.
+
+    Args:
+        config: What the Retro is made of.
+        retrofit_from: A GPT's model folder or checkpoint to fit the Retro to: the decoder begins with its weights.
+            Every validation names its loss too, where each device holds the whole model.
+        train: Which weights are trained: all (InstructRetro), or the new ones, encoder and cross-attention, beside a
+            decoder that stays as it is and without dropout (RETRO).
+    """
+
+    model_type = "retro"
+
+    def __init__(
+        self,
+        config: RetroConfig,
+        *,
+        retrofit_from: str | None = None,
+        train: Literal["all", "new"] = "all",
+        **settings: Any,
+    ) -> None:
+        super().__init__(config, **settings)
+        if train not in ("all", "new"):
+            raise ValueError(f"model.train: expected all or new, got {train!r}")
+        self.config: RetroConfig = config
+        self.retrofit_from = retrofit_from
+        self.trained = train
+        self.retrieval_totals = RetrievalTotals()
+        self.source: _Source | None = None
+        """The GPT fitted from, while its loss on a split is measured."""
+        self.gpt_bits_per_byte: dict[str, float] = {}
+        """Of the GPT on each split; it never changes, so it is measured once."""
+
+    @property
+    def retro(self) -> Retro:
+        """The built model."""
+        assert isinstance(self.model, Retro)
+        return self.model
+
+    @property
+    def decoder(self) -> GPT:
+        """The GPT that the Retro gives neighbors to."""
+        return self.retro.decoder
+
+    def setup(self, stage: str) -> None:
+        """Raises ValueError where model, data and trainer do not fit together."""
+        super().setup(stage)
+        data = self.data
+        if not data.num_neighbors:
+            raise ValueError(
+                f"data.num_neighbors: expected model.config.num_neighbors ({self.config.num_neighbors}), got 0; "
+                "a Retro is trained with neighbors"
+            )
+        fixed = ["chunk_length", "num_retrieved_chunks"] + (["num_neighbors"] if stage == "fit" else [])
+        for name in fixed:
+            ours, theirs = getattr(self.config, name), getattr(data, name)
+            if ours != theirs:
+                raise ValueError(f"data.{name}: expected model.config.{name} ({ours}), got {theirs}")
+
+    def build(self) -> Retro:
+        """A Retro around the GPT to fit it to, or with random weights."""
+        if self.retrofit_from is None or self.init_from is not None or not self.starts_fresh:
+            retro = Retro(self.config)
+        else:
+            gpt, decoder = _load_gpt(self.retrofit_from), self.config.decoder
+            gpt.config = replace(gpt.config, **{name: getattr(decoder, name) for name in WITHOUT_WEIGHTS
+                                                if hasattr(decoder, name)})  # fmt: skip
+            retro = Retro.from_gpt(gpt, self.config)
+        if self.trained == "new":
+            for name, parameter in retro.decoder.named_parameters():
+                parameter.requires_grad = "cross_attention" in name
+        return retro
+
+    def train(self, mode: bool = True) -> RetroModule:
+        """As torch's; a frozen decoder computes as in evaluation, but for the cross-attention it was given."""
+        super().train(mode)
+        if self.trained == "new" and self.model is not None:
+            for name, part in self.decoder.named_modules():
+                # The decoder itself stays in training: it is what recomputes activations.
+                part.training = mode and (not name or "cross_attention" in name)
+        return self
+
+    def loss(self, batch: Batch) -> Loss:
+        """Next-token loss with the batch's neighbors."""
+        return self._loss(batch, (batch.neighbor_tokens, batch.neighbor_mask))
+
+    def start_evaluation(self, split: str) -> None:
+        """Begin with all kinds of neighbors, and with the GPT where its loss on this split is not known yet."""
+        self.retrieval_totals = RetrievalTotals()
+        self.random_neighbors = self.data.random_neighbors(split)
+        self.source = self._source() if split not in self.gpt_bits_per_byte else None
+
+    def evaluate(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch, read with every kind of neighbors."""
+        tokens, mask = self.random_neighbors(batch_idx)
+        random = (tokens.to(self.device), mask.to(self.device))
+        self.retrieval_totals.add(
+            retrieved=self.loss(batch).tokens,
+            none=self._loss(batch, None).tokens,
+            random=self._loss(batch, random).tokens,
+            mask=batch.loss_mask,
+        )
+        if self.source is not None:
+            self.source.add(batch)
+
+    def results(self, split: str) -> dict[str, float]:
+        """loss, perplexity and bits_per_byte with retrieved neighbors, bits_per_byte_none, _random and _gpt, and the
+        retrieval_gain: none - retrieved. Says so where retrieval is not being used."""
+        strategy, bytes_per_token = self.trainer.strategy, self.data.bytes_per_token(split)
+        results = self.retrieval_totals.result(strategy, bytes_per_token)
+        if self.source is not None:
+            self.gpt_bits_per_byte[split] = self.source.totals.result(strategy, bytes_per_token)["bits_per_byte"]
+            self.source = None
+        if split in self.gpt_bits_per_byte:
+            results["bits_per_byte_gpt"] = self.gpt_bits_per_byte[split]
+        if not self.retrieval_totals.is_used(strategy):
+            self._say(
+                "RETRIEVAL IS NOT BEING USED: neighbors of random chunks are as good as those retrieved, "
+                f"{results['bits_per_byte_random']:.4f} and {results['bits_per_byte']:.4f} bits per byte"
+            )
+        return results
+
+    def settings(self) -> dict[str, Any]:
+        """What a resumed run must not change."""
+        return super().settings() | {"train": self.trained}
+
+    def _loss(self, batch: Batch, neighbors: tuple[Tensor | None, Tensor | None] | None) -> Loss:
+        """Next-token loss with these neighbors, tokens and mask, or with none."""
+        return self.retro.loss(batch.tokens, batch.labels, batch.loss_mask, *(neighbors or (None, None)))
+
+    def _source(self) -> _Source | None:
+        """The GPT fitted from, where there is one and this device can hold it beside the Retro."""
+        whole = isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+        if self.retrofit_from is None or not whole or self.trainer.sanity_checking:
+            return None
+        if not Path(self.retrofit_from).exists() and (self.init_from is not None or not self.starts_fresh):
+            self._say(f"{self.retrofit_from} is gone: bits_per_byte_gpt is left out")
+            return None
+        dtype = self.decoder.embedding.weight.dtype
+        return _Source(_load_gpt(self.retrofit_from, self.device, dtype))
+
+    def _say(self, line: str) -> None:
+        if self.trainer.is_global_zero:
+            print(line, flush=True)
+
+
+class _Source:
+    """A GPT and its loss on a split; no torch module, so that its weights do not become those of the run."""
+
+    def __init__(self, gpt: GPT) -> None:
+        self.gpt = gpt
+        self.totals = LossTotals()
+
+    def add(self, batch: Batch) -> None:
+        """Add one batch."""
+        self.totals.add(self.gpt.loss(batch.tokens, batch.labels).tokens, batch.loss_mask)
+
+
+def _load_gpt(path: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
+    gpt = load_model(path, device, dtype)
+    if not isinstance(gpt, GPT):
+        raise ValueError(
+            f"model.retrofit_from: expected a GPT's model folder, {path} holds a {type(gpt).__name__}; "
+            "to go on from its weights, name it in model.init_from"
+        )
+    return gpt
