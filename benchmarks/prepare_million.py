@@ -1,0 +1,159 @@
+"""One million chunks from token store to neighbor table: time and memory of every stage, beside the bare library calls.
+
+    python -m benchmarks.prepare_million [--store PREFIX --tokenizer FOLDER] [--chunks 1000000] [--folder WORK]
+
+Without a store one is made: documents of sentences of Python's documentation, shuffled, an eighth of their words
+replaced. Goals on two cores: 10 minutes and 2 GiB of memory above the index for all of it, every stage within 15 % of
+the same calls without blocks, checksums and tables (measured on a tenth of the data, in the same process).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import describe
+from retrolit.retrieval import (
+    ChunkDatabase,
+    IndexConfig,
+    LexicalEmbedder,
+    NeighborConfig,
+    build_index,
+    build_neighbors,
+    choose_index,
+    embed_database,
+)
+from retrolit.retrieval.card import Card
+from retrolit.retrieval.index import load_faiss
+from retrolit.retrieval.stream_chunks import StreamChunks
+from retrolit.tokens import StoreWriter, Tokenizer, TokenStore, load_tokenizer, train_bpe
+from retrolit.tokens.config import CorpusConfig
+from retrolit.tokens.corpus import documents, open_corpus
+
+M = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, help="prefix of a token store")
+    parser.add_argument("--tokenizer", type=Path, help="its tokenizer")
+    parser.add_argument("--chunks", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="where the work goes; run again, it goes on there")
+    options = parser.parse_args()
+    print(describe("faiss-cpu", "numpy"))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        if options.store is None:
+            tokenizer = make_store(folder / "store", options.chunks)
+            store = TokenStore(folder / "store")
+        else:
+            tokenizer, store = load_tokenizer(options.tokenizer), TokenStore(options.store)
+        run(store, tokenizer, folder)
+
+
+def run(store: TokenStore, tokenizer: Tokenizer, folder: Path) -> None:
+    """All stages, then the bare calls."""
+    database = ChunkDatabase([store], M)
+    print(
+        f"{len(database):,} chunks of {len(store):,} documents\n{'stage':10} {'wall s':>8} {'CPU s':>8} {'peak GiB':>9}"
+    )
+    with stage("fit"):
+        embedder = LexicalEmbedder.fit(database, tokenizer)
+    with stage("embed") as embed:
+        embeddings = embed_database(database, embedder, folder / "embeddings")
+    assert embeddings is not None
+    print(choose_index(len(embeddings), embeddings.dimension))
+    with stage("index") as indexing:
+        index = build_index(embeddings, IndexConfig(), folder / "index")
+    assert index is not None
+    with stage("neighbors") as searching:
+        table = build_neighbors(store, database, index, embedder, config=NeighborConfig(), folder=folder / "neighbors")
+    assert table is not None
+    print(Card.read(folder / "index"))
+    print({name: count for name, count in table.manifest.sizes.items() if name != "dtype"})
+
+    tenth = np.arange(len(database) // 10)
+    with stage("embed, bare") as bare:
+        for ids in np.array_split(tenth, 20):
+            embedder.embed(*database.tokens(ids))
+    print(f"embed: {embed.cpu / (10 * bare.cpu):.2f} of the bare calls")
+    faiss = load_faiss()
+    rows = embeddings.rows(tenth)
+    trained = faiss.read_index(str(folder / "index" / "trained.faiss"))
+    with stage("add, bare") as bare:
+        trained.add(rows)
+    print(f"index: {indexing.cpu / (10 * bare.cpu):.2f} of Faiss's add alone, training and measuring included")
+    stream = StreamChunks(store, M)
+    tokens, lengths = stream.tokens(0, len(stream) // 10)
+    with stage("search, bare") as bare:
+        for ids in np.array_split(np.arange(len(tokens)), 20):
+            index.search(embedder.embed(tokens[ids], lengths[ids]), 200)
+    print(f"neighbors: {searching.cpu / (10 * bare.cpu):.2f} of the bare calls")
+
+
+class Stage:
+    """CPU seconds of a finished stage."""
+
+    cpu = 0.0
+
+
+@contextmanager
+def stage(name: str) -> Iterator[Stage]:
+    """Prints time and the most anonymous memory (not that of mapped files) while it runs."""
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            peak[0] = max(peak[0], anonymous_memory())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    measured = Stage()
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield measured
+    measured.cpu = time.process_time() - cpu
+    done.set()
+    watcher.join()
+    print(f"{name:12} {time.perf_counter() - wall:8.1f} {measured.cpu:8.1f} {peak[0]:9.2f}", flush=True)
+
+
+def anonymous_memory() -> float:
+    """GiB of this process that no file stands behind."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 2**20
+
+
+def make_store(prefix: Path, num_chunks: int) -> Tokenizer:
+    """Writes a store of about so many chunks in documents of 5 to 200 of them, and returns its tokenizer."""
+    corpus = CorpusConfig("python-docs")
+    texts = [document.text for document in documents(open_corpus(corpus), corpus, Counter())]
+    tokenizer = train_bpe(texts, 8192)
+    sentences = [np.array(ids) for ids in tokenizer.encode_batch(texts) if len(ids) > 8]
+    everything = np.concatenate(sentences)
+    generator = np.random.default_rng(0)
+    with StoreWriter(prefix, tokenizer.vocab_size) as writer:
+        chunks = 0
+        while chunks < num_chunks:
+            length = int(generator.integers(5, 200)) * M
+            subject = generator.choice(len(sentences), 8)
+            starts = generator.integers(0, 1 << 30, length // 32)
+            parts = [sentences[subject[start % 8]] for start in starts.tolist()]
+            text = np.concatenate([part[s % len(part) :][:32] for part, s in zip(parts, starts.tolist(), strict=True)])
+            other = generator.random(len(text)) < 0.125
+            text[other] = generator.choice(everything, int(other.sum()))
+            ids = np.append(text, tokenizer.eod_id)
+            writer.add(ids, np.array([len(ids)]), [f"document {chunks}"])
+            chunks += -(-len(text) // M)
+    return tokenizer
+
+
+if __name__ == "__main__":
+    main()
