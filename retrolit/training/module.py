@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from retrolit.checkpoint import load_model
+from retrolit.checkpoint.model_types import decoder_of
 from retrolit.data.batch import Batch
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
 from retrolit.models.layer import TransformerLayer
@@ -93,8 +94,8 @@ class LanguageModule(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Raises ValueError where model, data and trainer do not fit together."""
-        retro = isinstance(self.config, RetroConfig)
-        config, name = (self.config.decoder, "model.config.decoder") if retro else (self.config, "model.config")
+        config = decoder_of(self.config)
+        name = "model.config" if config is self.config else "model.config.decoder"
         vocab_size, longest = self.data.tokenizer.vocab_size, config.max_position_embeddings
         if config.vocab_size < vocab_size:
             raise ValueError(
