@@ -2,7 +2,8 @@
 
 What differs: positions are the decoder's learned ones, for neighbors too, and there are none in any cross-attention;
 the residual of the encoder's cross-attention is normed; a sequence is cut into chunks from its end, the first of which
-may be short and has neighbors of its own. Its fusions are on: they are faster. It has no cache for Retro.
+may be short and has neighbors of its own; no norm follows the last layer, so that its loss falls slowly at first. Its
+fusions are on: they are faster. It has no cache for Retro.
 
 Megatron Core expects a GPU, so three of its functions are told otherwise, none of which computes anything here.
 """
