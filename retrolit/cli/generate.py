@@ -8,16 +8,12 @@ import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from retrolit.checkpoint import load_model
+from retrolit.cli.load_generator import load_generator
+from retrolit.cli.show_generation import show_pieces, show_retrieved
 from retrolit.generation import Generation, Generator, SamplingConfig
-from retrolit.models import Retro
 from retrolit.storage import atomic_write
-from retrolit.tokens import load_tokenizer
 
 
 def generate(
@@ -30,6 +26,12 @@ def generate(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     batch_size: int = 16,
+    retriever: str | None = None,
+    show_neighbors: bool = False,
+    gate: float = 1.0,
+    num_neighbors: int | None = None,
+    retrieval_stride: int | None = None,
+    exclude: list[str] | None = None,
     **sampling: Any,
 ) -> None:
     """Continue prompts with a model.
@@ -47,27 +49,27 @@ def generate(
         device: where the model runs; auto takes a GPU where there is one.
         dtype: what the model computes in.
         batch_size: how many prompts are continued together.
+        retriever: for a Retro, the index to retrieve from while it writes: an index folder, or a prepared folder.
+        show_neighbors: show what was retrieved for each chunk behind the text; JSON lines have it without being asked.
+        gate: scales what neighbors add to the text; 0 retrieves nothing.
+        num_neighbors: neighbors of a chunk; as many as in training when not given.
+        retrieval_stride: new tokens after which neighbors are sought again; a chunk's length when not given.
+        exclude: leave out neighbors with this text in their source, as --show_neighbors shows it; may be repeated.
     """
     settings = SamplingConfig(**sampling)
     prompts = _prompts(prompt, file)
-    if tokenizer is None and Path(model).is_file():
-        raise ValueError(f"{model}: a checkpoint has no tokenizer; name the one it was trained with: --tokenizer PATH")
-    network = load_model(model, device=_device(device), dtype=getattr(torch, dtype))
-    if isinstance(network, Retro):
-        network = network.to_gpt()  # there is nothing to retrieve from
-    generator = Generator(network, load_tokenizer(tokenizer or model))
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"retrolit generate: {message}", file=sys.stderr)
+        generator = load_generator(
+            model, tokenizer, device, dtype, retriever, gate=gate, num_neighbors=num_neighbors,
+            retrieval_stride=retrieval_stride, exclude=exclude,
+        )  # fmt: skip
         if output is None and len(prompts) == 1:
-            _stream(generator, prompts[0], settings)
+            generation = show_pieces(generator.stream(prompts[0], settings))
+            if show_neighbors:
+                show_retrieved(generation)
         else:
             _write_lines(generator, prompts, settings, batch_size, output)
-
-
-def _stream(generator: Generator, prompt: str, sampling: SamplingConfig) -> None:
-    for piece in generator.stream(prompt, sampling):
-        print(piece, end="", flush=True)
-    print()
 
 
 def _write_lines(
@@ -83,14 +85,6 @@ def _write_lines(
 
 def _line(prompt: str, generation: Generation) -> bytes:
     return json.dumps({"prompt": prompt, **asdict(generation)}, ensure_ascii=False).encode() + b"\n"
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda was asked for, but torch finds no GPU here; retrolit doctor shows what it finds")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _prompts(prompt: str | list[str] | None, file: str | None) -> list[str]:

@@ -21,6 +21,7 @@ TRAINER_VERBS = {
 TOOL_VERBS = {
     "prepare": "text to tokens, and for Retro to an index and neighbors, as a data.yaml says",
     "generate": "continue prompts with a model",
+    "chat": "talk to a model",
     "inspect": "look at documents, a training batch, or neighbors",
     "convert": "from and to Hugging Face and Megatron checkpoints",
     "recipes": "list, show or copy the recipes that come with retrolit",

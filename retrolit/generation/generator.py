@@ -2,30 +2,33 @@
 
 B rows (prompts that are not finished), T columns of the longest prompt, V the tokenizer's vocabulary. The picture:
 
-    prompts -> (B, T), padded at the left -> prefill -> [draw a token a row -> drop finished rows -> decode] ...
+    prompts -> (B, T), padded at the left -> read -> [draw a token a row -> drop finished rows -> read the tokens] ...
+
+A Retro with a retriever seeks neighbors while it reads: see retrieval.py.
 """
 
 from __future__ import annotations
 
+import collections.abc
 import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from retrolit.generation.reading import Reading
+from retrolit.generation.retrieval import ChunkNeighbors, RetrievalSettings, RetrievingReading
 from retrolit.generation.sampling import SamplingConfig, next_tokens
 from retrolit.generation.text import TextStream
-from retrolit.models import GPT, KVCache
+from retrolit.models import GPT, Retro
+from retrolit.retrieval import Retriever
 from retrolit.tokens import Tokenizer
 
 FinishReason = Literal["stop", "end", "length"]
-
-# Columns of the prompts that are read at once: bounds the memory that activations and attention masks take.
-PIECE = 512
 
 
 @dataclass
@@ -41,6 +44,13 @@ class Generation:
     finish_reason: FinishReason
     """stop: a stop text came; end: the model ended the document; length: max_new_tokens were drawn."""
 
+    neighbors: list[ChunkNeighbors] = field(default_factory=list)
+    """What was retrieved for each chunk of the prompt and the continuation; empty without retrieval."""
+
+
+Pieces = collections.abc.Generator[str, None, Generation]
+"""A continuation while it is made: its text in pieces, each as soon as it is certain; what it returns is the whole."""
+
 
 class Generator:
     """A model and its tokenizer, continuing text.
@@ -49,16 +59,36 @@ class Generator:
     random generator of its own. (Floating-point sums may differ in their last bits with the batch size, and with them,
     rarely, a choice between two tokens of almost equal logits.) An empty prompt starts from the end-of-document token,
     as every document of the training does.
+
+    A Retro with a `retriever` reads neighbors of every chunk of the prompt, and of the last chunk_length tokens each
+    time that `retrieval_stride` new ones have come; chunk_length when not given. It reads `num_neighbors` of them, as
+    many as in training when not given, and `gate` scales what they add. With gate 0, or without a retriever, nothing is
+    retrieved and the Retro's decoder writes alone.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
-        if tokenizer.vocab_size > model.config.vocab_size:
+    def __init__(
+        self, model: GPT | Retro, tokenizer: Tokenizer, retriever: Retriever | None = None, *,
+        num_neighbors: int | None = None, retrieval_stride: int | None = None, gate: float = 1.0,
+    ) -> None:  # fmt: skip
+        """Raises ValueError where model, tokenizer and retriever do not fit together."""
+        self.model = model
+        self.decoder = model.decoder if isinstance(model, Retro) else model
+        self.tokenizer = tokenizer
+        vocab_size = self.decoder.config.vocab_size
+        if tokenizer.vocab_size > vocab_size:
             raise ValueError(
-                f"tokenizer: expected at most the {model.config.vocab_size} ids the model has (vocab_size), got "
+                f"tokenizer: expected at most the {vocab_size} ids the model has (vocab_size), got "
                 f"{tokenizer.vocab_size}; use the tokenizer that the model was trained with"
             )
-        self.model = model
-        self.tokenizer = tokenizer
+        self.retrieval = None
+        if retriever is not None:
+            if not isinstance(model, Retro):
+                raise ValueError(
+                    "retriever: expected a Retro, which reads neighbors, got a GPT; leave the retriever out"
+                )
+            retrieval = RetrievalSettings(retriever, num_neighbors, retrieval_stride, gate)
+            retrieval.check(model, tokenizer)
+            self.retrieval = retrieval if gate != 0 else None
 
     def generate(
         self, prompts: Sequence[str], sampling: SamplingConfig | None = None, batch_size: int = 16
@@ -81,17 +111,18 @@ class Generator:
                 pass
         return [row.generation() for row in rows]
 
-    def stream(self, prompt: str, sampling: SamplingConfig | None = None) -> Iterator[str]:
-        """The text that `generate` gives for this prompt, in pieces, each as soon as it is certain."""
+    def stream(self, prompt: str, sampling: SamplingConfig | None = None) -> Pieces:
+        """What `generate` gives for this prompt, its text in pieces, each as soon as it is certain."""
         sampling = sampling or SamplingConfig()
         return self._pieces(self._rows([prompt], sampling)[0], sampling)
 
-    def _pieces(self, row: _Row, sampling: SamplingConfig) -> Iterator[str]:
+    def _pieces(self, row: _Row, sampling: SamplingConfig) -> Pieces:
         given = 0
         for _ in self._steps([row], sampling):
             if len(row.text) > given:
                 yield row.text[given:]
                 given = len(row.text)
+        return row.generation()
 
     def _rows(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[_Row]:
         """Every prompt's state before its first token, checked."""
@@ -99,7 +130,7 @@ class Generator:
         if seed is None and sampling.temperature > 0:
             seed = int(torch.randint(2**62, ()))
         copies: Counter[str] = Counter()
-        device = self.model.embedding.weight.device
+        device = self.decoder.embedding.weight.device
         rows = []
         for prompt, encoded in zip(prompts, self.tokenizer.encode_batch(list(prompts)), strict=True):
             own_seed = row_seed(seed, prompt, copies[prompt])
@@ -115,7 +146,7 @@ class Generator:
         return rows
 
     def _check_reach(self, rows: Sequence[_Row], max_new_tokens: int) -> None:
-        config = self.model.config
+        config = self.decoder.config
         limit = config.max_position_embeddings
         longest = max((len(row.prompt) for row in rows), default=0)
         if longest + max_new_tokens <= limit:
@@ -138,7 +169,8 @@ class Generator:
         training = self.model.training
         self.model.eval()
         try:
-            logits, cache = prefill(self.model, [row.prompt for row in rows], sampling.max_new_tokens)
+            reading = self._reading(rows, sampling.max_new_tokens)
+            logits = reading.prompts()
             if not logits.isfinite().all():
                 raise ValueError("the model's logits are not finite: its weights hold NaN, or overflow in this dtype")
             seen = None if sampling.repetition_penalty == 1 else self._seen(rows)
@@ -156,42 +188,27 @@ class Generator:
                     rows = [rows[index] for index in going]
                     kept = torch.tensor(going, device=tokens.device)
                     tokens, seen = tokens[kept], None if seen is None else seen[kept]
-                    cache.keep(kept)
+                    reading.keep(kept)
                 if seen is not None:
                     seen.scatter_(1, tokens[:, None], True)
-                logits = decode(self.model, tokens, cache)
+                logits = reading.next(tokens)
         finally:
             self.model.train(training)
+
+    def _reading(self, rows: Sequence[_Row], max_new_tokens: int) -> Reading:
+        prompts = [row.prompt for row in rows]
+        if self.retrieval is None:
+            return Reading(self.decoder, prompts, max_new_tokens)
+        assert isinstance(self.model, Retro)
+        found = [row.neighbors for row in rows]
+        return RetrievingReading(self.model, self.retrieval, self.tokenizer, prompts, max_new_tokens, found)
 
     def _seen(self, rows: Sequence[_Row]) -> Tensor:
         """(B, V) bool: the tokens of each row's prompt."""
         seen = torch.zeros(len(rows), self.tokenizer.vocab_size, dtype=torch.bool)
         for row, marks in zip(rows, seen, strict=True):
             marks[row.prompt] = True
-        return seen.to(self.model.embedding.weight.device)
-
-
-def prefill(model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, KVCache]:
-    """The logits after each prompt, (B, vocab_size), and a cache of them with room for the tokens that follow."""
-    length = max(len(prompt) for prompt in prompts)
-    tokens = torch.zeros(len(prompts), length, dtype=torch.long)  # (B, T); the padding's id is of no account
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[length - len(prompt) :] = torch.tensor(prompt)
-    padding = torch.tensor([length - len(prompt) for prompt in prompts])
-    weight = model.embedding.weight
-    # The last new token is drawn, never read.
-    room = length + max_new_tokens - 1
-    cache = KVCache(model.config, len(prompts), room, padding, device=weight.device, dtype=weight.dtype)
-    *first, last = tokens.to(weight.device).split(PIECE, dim=1)
-    for piece in first:
-        model.hidden_states(piece, cache)
-    hidden = model.hidden_states(last, cache)  # (B, T of the last piece, D)
-    return model.logits(hidden[:, -1]), cache
-
-
-def decode(model: GPT, tokens: Tensor, cache: KVCache) -> Tensor:
-    """Reads one token a row, (B,); the logits after it, (B, vocab_size)."""
-    return model(tokens[:, None], cache)[:, -1]
+        return seen.to(self.decoder.embedding.weight.device)
 
 
 @dataclass
@@ -206,6 +223,7 @@ class _Row:
         self.tokens: list[int] = []
         self.text = ""
         self.finish_reason: FinishReason | None = None
+        self.neighbors: list[ChunkNeighbors] = []
 
     def add(self, token: int, eod_id: int, max_new_tokens: int) -> None:
         if token == eod_id:
@@ -222,7 +240,7 @@ class _Row:
 
     def generation(self) -> Generation:
         assert self.finish_reason is not None
-        return Generation(self.text, self.tokens, self.finish_reason)
+        return Generation(self.text, self.tokens, self.finish_reason, self.neighbors)
 
 
 def row_seed(seed: int | None, prompt: str, copy: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from retrolit.retrieval.chunks import ChunkDatabase, Spans
 from retrolit.retrieval.embedder import Embedder, load_embedder
 from retrolit.retrieval.embeddings import Embeddings, embed_database
+from retrolit.retrieval.excluding import ExcludingRetriever
 from retrolit.retrieval.index import Index
 from retrolit.retrieval.index_build import build_index
 from retrolit.retrieval.index_plan import IndexConfig, IndexPlan, choose_index
@@ -19,6 +20,7 @@ __all__ = [
     "Embedder",
     "EmbedderConfig",
     "Embeddings",
+    "ExcludingRetriever",
     "Index",
     "IndexConfig",
     "IndexPlan",

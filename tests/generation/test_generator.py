@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from retrolit.generation import Generation, Generator, SamplingConfig
-from retrolit.generation.generator import PIECE, decode, prefill, row_seed
+from retrolit.generation.generator import row_seed
+from retrolit.generation.reading import PIECE, Reading
 from retrolit.generation.sampling import next_tokens
 from retrolit.models import GPT, GPTConfig
 from retrolit.tokens import ByteTokenizer
@@ -160,9 +161,9 @@ def test_a_stream_gives_each_piece_at_once() -> None:
 def test_finished_rows_are_no_longer_computed() -> None:
     generator = Generator(successor_model(ALPHABET), ByteTokenizer())
     rows = []
-    generator.model.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    generator.decoder.embedding.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
     generator.generate(["z", "y", "x", "u"], GREEDY)
-    assert rows == [3, 2, 1, 1, 1]
+    assert rows == [4, 3, 2, 1, 1, 1]
 
 
 def test_ids_that_the_tokenizer_does_not_have_are_never_drawn(tiny: Generator) -> None:
@@ -189,12 +190,13 @@ def test_a_model_trains_after_its_first_use_was_generation(generator: Generator)
     assert all(parameter.grad is not None for parameter in generator.model.parameters())
 
 
-def test_prefill_and_decode_give_the_full_passes_logits(generator: Generator) -> None:
-    model = generator.model
+def test_reading_gives_the_full_passes_logits(generator: Generator) -> None:
+    model = generator.decoder
     with torch.no_grad():
-        logits, cache = prefill(model, [[1, 2, 3], [4, 5, 6, 7, 8]], max_new_tokens=2)
+        reading = Reading(model, [[1, 2, 3], [4, 5, 6, 7, 8]], max_new_tokens=2)
+        logits = reading.prompts()
         torch.testing.assert_close(logits[0], model(torch.tensor([[1, 2, 3]]))[0, -1], atol=1e-5, rtol=1e-5)
-        step = decode(model, torch.tensor([9, 10]), cache)
+        step = reading.next(torch.tensor([9, 10]))
         torch.testing.assert_close(step[0], model(torch.tensor([[1, 2, 3, 9]]))[0, -1], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(step[1], model(torch.tensor([[4, 5, 6, 7, 8, 10]]))[0, -1], atol=1e-5, rtol=1e-5)
 
@@ -224,10 +226,11 @@ def test_a_long_prompt_is_read_in_pieces() -> None:
     with torch.no_grad():
         expected = [model(torch.tensor([prompt]))[0, -1] for prompt in prompts]
         model.embedding.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[1]))
-        logits, cache = prefill(model, prompts, max_new_tokens=1)
+        reading = Reading(model, prompts, max_new_tokens=1)
+        logits = reading.prompts()
     torch.testing.assert_close(logits, torch.stack(expected), atol=1e-5, rtol=1e-5)
     assert read == [PIECE, PIECE, PIECE, 7]
-    assert cache.length == cache.max_length == 3 * PIECE + 7
+    assert reading.cache.length == reading.cache.max_length == 3 * PIECE + 7
 
 
 def test_too_long_for_learned_positions_is_refused_before_work_starts() -> None:
