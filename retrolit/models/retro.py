@@ -109,6 +109,10 @@ class Retro(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Logits (B, T, V) of the token after each of `tokens` (B, T)."""
         hidden = self.hidden_states(tokens, neighbor_tokens, neighbor_mask, gate, chunk_length, cache=cache)
+        return self.logits(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) of `hidden_states` -> (..., V)."""
         return self.decoder.logits(hidden)
 
     def loss(
