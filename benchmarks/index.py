@@ -65,7 +65,7 @@ def main() -> None:
 
 
 @contextmanager
-def timed(stage: str, total: int | None) -> Iterator:
+def timed(stage: str, total: int | None, unit: str = "bytes") -> Iterator:
     wall, cpu = time.perf_counter(), time.process_time()
     yield lambda done: None
     print(f"  {stage}: {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s", flush=True)

@@ -123,7 +123,7 @@ def embed_database(
     if share.rank == 0:
         _take_over(folder, spans, work, reuse)
     for part in dict.fromkeys((share, EVERYTHING) if share.rank == 0 else (share,)):
-        with progress(f"embedding {len(database):,} chunks", len(database)) as advance:
+        with progress(f"embedding {len(database):,} chunks", len(database), "chunks") as advance:
 
             def tasks() -> Iterator[Span]:
                 for span in spans:

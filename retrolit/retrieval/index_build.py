@@ -85,7 +85,7 @@ def build_index(
             with progress(stage, None) if plan.training_vectors else nullcontext():
                 _write(_train(vectors, plan, config.seed), trained)
     start = len(extends) if extends is not None else 0
-    with progress("encoding vectors", len(vectors) - start) as advance:
+    with progress("encoding vectors", len(vectors) - start, "vectors") as advance:
         blocks = _encode(vectors, start, work, share, advance)
         if share.rank != 0:
             return None

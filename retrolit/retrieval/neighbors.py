@@ -163,7 +163,7 @@ def build_neighbors(
     search = _SearchBlock(store, database, index, embedder, config)
     total, count = len(search.chunks), 0
     for part in dict.fromkeys((share, EVERYTHING) if share.rank == 0 else (share,)):
-        with progress(f"searching neighbors of {total:,} chunks", total) as advance:
+        with progress(f"searching neighbors of {total:,} chunks", total, "chunks") as advance:
 
             def work_block(bounds: tuple[int, int]) -> dict[str, NDArray]:
                 block = search(*bounds)
