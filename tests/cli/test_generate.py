@@ -15,7 +15,9 @@ from retrolit.checkpoint import load_model, save_model
 from retrolit.cli.main import main
 from retrolit.generation import Generator, SamplingConfig
 from retrolit.models import GPT, GPTConfig
+from retrolit.retrieval import LiveRetriever
 from retrolit.tokens import ByteTokenizer
+from tests.generation.small_retro import build, prepare_index
 
 CONFIG = GPTConfig(vocab_size=257, hidden_size=16, num_layers=1, num_attention_heads=2, max_position_embeddings=64)
 PROMPTS = ["one", "two €", "drei"]
@@ -131,6 +133,66 @@ def test_a_bad_file_of_prompts_is_named_with_its_line(
     assert f"{prompts}{message}" in error
     assert len(error.splitlines()) == 1
     assert not results.exists()
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare_index(tmp_path_factory.mktemp("index") / "prepared")
+
+
+@pytest.fixture
+def retro(tmp_path: Path) -> Path:
+    save_model(build(), tmp_path / "retro", ByteTokenizer())
+    return tmp_path / "retro"
+
+
+def test_a_retro_retrieves_while_it_writes(retro: Path, index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = Generator(load_model(retro), ByteTokenizer(), LiveRetriever(index), num_neighbors=3)
+    (expected,) = generator.generate(["copper and violin"], SAMPLING)
+    options = ["--retriever", str(index.parents[1]), "--num_neighbors", "3", *OPTIONS]
+    assert main(["generate", str(retro), "--prompt", "copper and violin", *options]) == 0
+    assert capsys.readouterr().out == expected.text + "\n"
+    assert main(["generate", str(retro), "--prompt", "copper and violin", *options, "--show_neighbors"]) == 0
+    shown = capsys.readouterr().out.removeprefix(expected.text + "\n")
+    first = expected.neighbors[1].neighbors[0]
+    assert shown.startswith("\ntokens 0-0:\n")
+    assert (
+        f"\n\ntokens 1-8:\n  {first.distance:.3f}  {first.source}\n         {' '.join(first.text.split())}\n" in shown
+    )
+    assert main(["generate", str(retro), "--prompt", "", *options, "--show_neighbors"]) == 0
+    assert "\n\ntokens 0-0: no neighbors\n" in capsys.readouterr().out
+    several = [argument for prompt in PROMPTS for argument in ("--prompt", prompt)]
+    assert main(["generate", str(retro), *several, *options]) == 0
+    lines = lines_of(capsys.readouterr().out)
+    assert lines == expected_lines(generator)
+    assert any(chunk["neighbors"] for line in lines for chunk in line["neighbors"])
+
+
+def test_gate_0_and_no_retriever_give_the_decoders_text(
+    retro: Path, index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Generator(load_model(retro), ByteTokenizer()).generate(["copper"], SAMPLING)[0].text
+    assert main(["generate", str(retro), "--prompt", "copper", *OPTIONS]) == 0
+    assert capsys.readouterr() == (
+        text + "\n", "retrolit generate: no --retriever: the Retro's decoder writes alone, as with gate 0\n"
+    )  # fmt: skip
+    assert main(["generate", str(retro), "--prompt", "copper", *OPTIONS, "--retriever", str(index), "--gate", "0"]) == 0
+    assert capsys.readouterr() == (text + "\n", "")
+
+
+def test_excluded_documents_are_not_read(retro: Path, index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def sources(*options: str) -> list[list[str]]:
+        command = ["generate", str(retro), "--prompt", "copper violin", "--prompt", "x", *OPTIONS]
+        assert main([*command, "--retriever", str(index), *options]) == 0
+        chunks = lines_of(capsys.readouterr().out)[0]["neighbors"][:2]
+        return [[neighbor["source"] for neighbor in chunk["neighbors"]] for chunk in chunks]
+
+    _, second = sources()
+    document = second[0].rpartition(" tokens")[0]
+    without = sources("--exclude", document)
+    assert not any(source.startswith(document) for chunk in without for source in chunk)
+    assert len(without[1]) == len(second) == 2
+    assert sources("--exclude", document, "--exclude", "notes") == [[], []]
 
 
 def test_mistakes_end_in_a_line(
