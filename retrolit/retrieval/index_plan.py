@@ -2,11 +2,12 @@
 
     vectors                         factory string             bytes a vector (d dimensions)
     up to 65,536                    Flat                       4 d        exact
-    more, within the memory         IVF4096,SQ8                d + 8      clusters, one byte a dimension
+    more, within the memory         IVF2048,SQ8                d + 8      clusters, one byte a dimension
     more than that                  OPQ64_256,IVF...,PQ64      64 + 8     clusters, compressed: recall falls by half
 
-The number of clusters is about 4 sqrt(vectors); from 32,768 on they are found through a graph (`_HNSW32`). How many of
-them a search visits (`nprobe`) is measured after building, so that recall@2 reaches the target; see `card.py`.
+The number of clusters is about 2 sqrt(vectors), because building compares all vectors with all clusters. From 32,768 on
+they are found through a graph (`_HNSW32`). How many of them a search visits (`nprobe`) is measured after building, so
+that recall@2 reaches the target; see `card.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LARGE_QUANTIZER = 32_768
 """From so many clusters on, comparing with all of them costs more than the graph's lost recall is worth."""
 
 KMEANS_ITERATIONS = 8
-POINTS_A_CLUSTER = 24
+POINTS_A_CLUSTER = 32
 
 GIB = 2**30
 FLOPS_A_CORE = 50e9  # float32 matrix products on a server core of 2023
@@ -55,7 +56,7 @@ class IndexConfig:
     """An index chosen by itself stays below this."""
 
     training_vectors: int | None = None
-    """Size of the random sample that clusters and codes are trained on; 24 for each cluster if not given."""
+    """Size of the random sample that clusters and codes are trained on; 32 for each cluster if not given."""
 
     card_queries: int = 500
     """Queries whose exact neighbors are computed to measure recall; 0 measures nothing."""
@@ -124,7 +125,7 @@ def choose_index(num_vectors: int, dimension: int, config: IndexConfig | None = 
 def _choose(num_vectors: int, dimension: int, memory: float) -> tuple[str, str]:
     if num_vectors <= SMALL:
         return "Flat", f"{num_vectors:,} vectors are few enough to be compared one by one"
-    clusters = 2 ** round(math.log2(4 * math.sqrt(num_vectors)))
+    clusters = 2 ** round(math.log2(2 * math.sqrt(num_vectors)))
     lists = f"IVF{clusters}" + ("_HNSW32" if clusters >= LARGE_QUANTIZER else "")
     if num_vectors * (dimension + 8) <= memory:
         return f"{lists},SQ8", f"{num_vectors:,} vectors, one byte a dimension, fit into {memory / GIB:.0f} GiB"

@@ -12,23 +12,23 @@ from retrolit.retrieval import IndexConfig, choose_index
     [
         (1, "Flat"),
         (65_536, "Flat"),
-        (65_537, "IVF1024,SQ8"),
-        (1_000_000, "IVF4096,SQ8"),
-        (10_000_000, "IVF16384,SQ8"),
-        (40_000_000, "IVF32768_HNSW32,SQ8"),
-        (100_000_000, "OPQ64_256,IVF32768_HNSW32,PQ64"),
-        (400_000_000, "OPQ32_128,IVF65536_HNSW32,PQ32"),
+        (65_537, "IVF512,SQ8"),
+        (1_000_000, "IVF2048,SQ8"),
+        (10_000_000, "IVF8192,SQ8"),
+        (40_000_000, "IVF16384,SQ8"),
+        (100_000_000, "OPQ64_256,IVF16384,PQ64"),
+        (400_000_000, "OPQ32_128,IVF32768_HNSW32,PQ32"),
     ],
 )
 def test_the_index_grows_with_the_vectors(vectors: int, factory: str) -> None:
     plan = choose_index(vectors, 384)
     assert plan.factory == factory
     assert plan.bytes <= 1.1 * 16 * 2**30
-    assert plan.training_vectors <= max(vectors, 24 * plan.clusters)
+    assert plan.training_vectors == (0 if factory == "Flat" else min(vectors, max(65_536, 32 * plan.clusters)))
 
 
 def test_the_memory_bounds_what_is_chosen() -> None:
-    assert choose_index(1_000_000, 384, IndexConfig(memory_gib=0.1)).factory == "OPQ64_256,IVF4096,PQ64"
+    assert choose_index(1_000_000, 384, IndexConfig(memory_gib=0.1)).factory == "OPQ64_256,IVF2048,PQ64"
     assert choose_index(1_000_000, 384, IndexConfig(memory_gib=0.05)).bytes < 0.06 * 2**30
 
 
@@ -43,7 +43,7 @@ def test_the_papers_index_is_estimated() -> None:
 
 def test_the_estimate_says_bytes_seconds_recall_and_why() -> None:
     line = str(choose_index(1_000_000, 384))
-    for part in ("IVF4096,SQ8", "MiB", "s to build", "recall@2 about 0.9", "1,000,000 vectors"):
+    for part in ("IVF2048,SQ8", "MiB", "s to build", "recall@2 about 0.9", "1,000,000 vectors"):
         assert part in line
 
 
