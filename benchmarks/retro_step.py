@@ -4,8 +4,8 @@
 
 The decoder is that of benchmarks.train_step: 12 layers, width 256, 4 heads, MLP 1024, vocabulary 8192; 4 x 512 tokens
 a step, float32, 2 threads, fused AdamW. Retro layers 6, 9 and 12, an encoder of 2 layers as wide as the decoder, chunks
-of 64 tokens with 2 neighbors of 128 tokens: the encoder reads 4 tokens for each one of the decoder's. "padded": the same
-with a mask that hides the last quarter of the neighbors of every other chunk.
+of 64 tokens with 2 neighbors of 128 tokens: the encoder reads 4 tokens for each one of the decoder's. "padded": the
+same with a mask that hides the last quarter of the neighbors of every other chunk.
 
 Time: CPU seconds of the process (all threads) a step, the models taking turns in one process; medians. The goal is the
 ratio of the two models' FLOPs, which counts matrix products alone. Memory: the highest resident size during three steps
