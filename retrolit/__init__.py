@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retrolit.checkpoint import load_model, save_model
+    from retrolit.generation import Generator
+    from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
+    from retrolit.retrieval import LiveRetriever, Retriever
 
 __version__ = "0.1.0"
 
-# Public names and where they live; imported on first use, so that `import retrolit` costs nothing.
-_HOME = {
-    "GPT": "retrolit.models",
-    "GPTConfig": "retrolit.models",
-    "Generator": "retrolit.generation",
-    "Retro": "retrolit.models",
-    "RetroConfig": "retrolit.models",
-    "load_model": "retrolit.checkpoint",
-    "save_model": "retrolit.checkpoint",
-}
+__all__ = [
+    "GPT",
+    "GPTConfig",
+    "Generator",
+    "LiveRetriever",
+    "Retriever",
+    "Retro",
+    "RetroConfig",
+    "__version__",
+    "load_model",
+    "save_model",
+]
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
+_HOMES = ("models", "checkpoint", "generation", "retrieval")
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    """Public names are imported on first use, so that `import retrolit` costs nothing."""
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"retrolit.{home}")
+            if name in module.__all__:
+                return getattr(module, name)
     raise AttributeError(f"module 'retrolit' has no attribute {name!r}")
 
 
