@@ -33,11 +33,7 @@ def main() -> None:
     names = ["retrolit", "retrolit GPT", *LOWER_BOUNDS, *PEERS]
     figures = take_turns(names, "generate", options.rounds, options.environments)
     for name, measured in figures.items():
-        print(
-            f"{name:18} {measured.facts['parameters'] / 1e6:6.2f} M parameters  "
-            f"{sizes.NEW / measured.median('wall'):7.1f} tokens/s  CPU {measured.median('cpu'):6.2f} s  "
-            f"({measured.facts['version']})"
-        )
+        print(f"{name:18} {sizes.NEW / measured.median('wall'):7.1f} tokens/s  CPU {measured.median('cpu'):6.2f} s")
     ours = figures["retrolit"].median("wall")
     for what, group, goal in (("fastest Retro peer", PEERS, 14), ("GPT-2", LOWER_BOUNDS, 1.2)):
         theirs = {name: figures[name].median("wall") / ours for name in group if name in figures}

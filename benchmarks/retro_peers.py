@@ -33,10 +33,8 @@ def main() -> None:
     figures = take_turns(["retrolit", "retrolit GPT", *PEERS], "train", options.rounds, options.environments)
     for name, measured in figures.items():
         print(
-            f"{name:14} {measured.facts['parameters'] / 1e6:6.2f} M parameters  "
-            f"{TOKENS / measured.median('wall'):6.0f} tokens/s  CPU {measured.median('cpu') * 1000:6.0f} ms  "
-            f"memory {measured.facts['memory'] / 2**20:5.0f} MiB  loss {measured.facts['losses'][-1]:.3f}  "
-            f"({measured.facts['version']})"
+            f"{name:14} {TOKENS / measured.median('wall'):6.0f} tokens/s  CPU {measured.median('cpu') * 1000:6.0f} ms  "
+            f"memory {measured.facts['memory'] / 2**20:5.0f} MiB  loss {measured.facts['losses'][-1]:.3f}"
         )
     ours, gpt = figures["retrolit"], figures["retrolit GPT"]
     print(f"CPU time / our GPT's: {ours.median('cpu') / gpt.median('cpu'):.2f} (goal: at most 1.68)")

@@ -82,6 +82,9 @@ def take_turns(names: Sequence[str], work: str, rounds: int, environments: Path)
             if name not in REQUIREMENTS:
                 raise
             print(f"{name} is left out: {reason}", flush=True)
+            continue
+        facts = workers[-1].facts
+        print(f"{name}: {facts['parameters'] / 1e6:.2f} M parameters, {', '.join(facts['versions'])}", flush=True)
     figures = {worker.name: Figures(worker.facts) for worker in workers}
     for _ in range(rounds):
         for worker in workers:

@@ -41,7 +41,7 @@ def main() -> None:
     torch.manual_seed(0)
     candidate: Candidate = getattr(importlib.import_module(f"benchmarks.peers.{module}"), builder)()
     facts: dict[str, object] = {
-        "version": f"{package} {version(package)}, torch {torch.__version__}",
+        "versions": sorted({f"{name} {version(name)}" for name in (package, "torch")}),
         "parameters": sum(parameter.numel() for parameter in candidate.model.parameters()),
     }
     if work == "train":
