@@ -61,11 +61,19 @@ def recipes(session: nox.Session) -> None:
     with session.chdir(session.create_tmp()):
         shutil.rmtree("prepared", ignore_errors=True)
         shutil.rmtree("runs", ignore_errors=True)
-        session.run("retrolit", "prepare", "-c", str(tiny / "data.yaml"))
-        session.run("retrolit", "inspect", "documents", "prepared/tiny", "--number", "2")
-        session.run("retrolit", "fit", "-c", str(tiny / "gpt.yaml"))
-        session.run("retrolit", "test", "-c", "runs/tiny-gpt/config.yaml")
-        session.run("retrolit", "generate", "runs/tiny-gpt/model", "--prompt", "Return", "--max_new_tokens", "32")
+        for line in (
+            f"retrolit prepare -c {tiny}/data.yaml",
+            "retrolit inspect documents prepared/tiny --number 2",
+            "retrolit inspect neighbors prepared/tiny --number 1",
+            f"retrolit fit -c {tiny}/gpt.yaml",
+            "retrolit test -c runs/tiny-gpt/config.yaml",
+            "retrolit generate runs/tiny-gpt/model --prompt Return --max_new_tokens 32",
+            f"retrolit fit -c {tiny}/retro.yaml",
+            "retrolit test -c runs/tiny-retro/config.yaml",
+            "retrolit generate runs/tiny-retro/model --prompt Return --retriever prepared/tiny --show_neighbors",
+            "retrolit convert to-hf runs/tiny-gpt/model tiny-hf",
+        ):
+            session.run(*line.split())
 
 
 @nox.session
