@@ -42,7 +42,7 @@ class EncoderEmbedder:
         pooling: over a text's tokens: mean of all; mean_content, of all but special tokens (NVIDIA's BERT); cls, the
             first. None takes what the model's sentence-transformers files say, mean where there are none.
         max_length: tokens of a text that are read; the rest is cut.
-        dtype: auto is bfloat16 where this machine computes faster in it, else float32. Vectors of the two are comparable.
+        dtype: auto is bfloat16 where this machine is faster in it, else float32. Vectors of the two are comparable.
         device: None is the GPU where there is one.
 
     Raises:
