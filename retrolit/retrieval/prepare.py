@@ -172,7 +172,7 @@ def prepare_retrieval(
     _wait_for(index_folder, share)
     index = Index(index_folder)
     parts = {"tokenizer": tokens.tokenizer_folder, "embedder": embedder_folder, "embeddings": embeddings_folder}
-    _write_retriever(index_folder, parts, stores, database, embedder)
+    write_retriever(index_folder, parts, stores, database, embedder)
 
     settings = [neighbor_settings(config.neighbors, config.chunk_length), index.fingerprint]
     tables: dict[str, dict[str, Path]] = {}
@@ -248,7 +248,7 @@ def _wait_for(path: Path, share: Share) -> None:
         time.sleep(0.2)
 
 
-def _write_retriever(
+def write_retriever(
     index: Path, parts: dict[str, Path], stores: list[Path], database: ChunkDatabase, embedder: Embedder
 ) -> None:
     """Writes beside the index what a LiveRetriever needs, as paths relative to it: the whole folder can be moved."""
