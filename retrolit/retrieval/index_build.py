@@ -76,7 +76,7 @@ def build_index(
     work = folder.with_name(f".{folder.name}.work")
     plan = choose_index(len(vectors), vectors.dimension, config)
     trained = work / TRAINED
-    with lock(work.with_name(f"{work.name}.lock")):  # the first to come trains, the others wait
+    with lock(folder.parent / ".index.lock"):  # the first to come trains, the others wait
         if extends is not None and not trained.exists():
             work.mkdir(parents=True, exist_ok=True)
             _link(extends.folder / TRAINED, trained)
