@@ -28,7 +28,6 @@ RECALL_AT = (1, 2, 10)
 SAME = 1e-5  # inner products that differ by less are equal
 
 FEWEST_PROBES = 4
-MOST_PROBES = 256
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,8 @@ class Card:
     """Share of its own vectors that the index finds in their first place, or copies of them."""
     queries_per_second: float | None
     """Two neighbors each, in batches, on this machine."""
+    target_recall: float
+    """What nprobe was chosen for."""
 
     def write(self, folder: Path) -> None:
         """Writes card.json."""
@@ -91,6 +92,10 @@ class Card:
             )
             rows.append(("itself", f"{self.self_recall:.3f} of its own vectors in first place"))
             rows.append(("speed", f"{self.queries_per_second:,.0f} queries/s"))
+            if self.nprobe is not None and self.recall["2"] < self.target_recall:
+                rows.append(
+                    ("note", f"recall@2 is below {self.target_recall}; index.max_nprobe: {4 * self.nprobe} finds more")
+                )
         return "\n".join(f"{name:9} {value}" for name, value in rows)
 
 
@@ -133,15 +138,17 @@ def recall(index: Index, vectors: Vectors, truth: Truth, at: tuple[int, ...] = R
 
 
 def choose_nprobe(index: Index, vectors: Vectors, truth: Truth | None, clusters: int, config: IndexConfig) -> int:
-    """The fewest clusters that find the target share of the two nearest, or more find hardly more.
+    """The fewest clusters that find the target share of the two nearest, within max_nprobe, or more find hardly more.
 
     The measured share has to exceed the target by its own uncertainty.
     """
+    most = min(config.max_nprobe, clusters)
     if truth is None:
-        return min(16, clusters)
-    grid = [n for power in range(2, 9) for n in (2**power, 3 * 2 ** (power - 1)) if n <= min(MOST_PROBES, clusters)]
+        return most
+    powers = [FEWEST_PROBES << i for i in range(most.bit_length())]
+    grid = [nprobe for power in powers for nprobe in (power, power * 3 // 2) if nprobe < most]
     shares: dict[int, float] = {}
-    for nprobe in grid or [clusters]:
+    for nprobe in [*grid, most]:
         index.set_search(nprobe, config.ef_search)
         shares[nprobe] = recall(index, vectors, truth, (2,))[0]
         uncertainty = (shares[nprobe] * (1 - shares[nprobe]) / (2 * len(truth.queries))) ** 0.5
@@ -153,8 +160,8 @@ def choose_nprobe(index: Index, vectors: Vectors, truth: Truth | None, clusters:
     return next(nprobe for nprobe, share in shares.items() if share >= best - 0.005)
 
 
-def make_card(index: Index, vectors: Vectors, truth: Truth | None, plan: IndexPlan, search: dict[str, Any]) -> Card:
-    """Measures the index as it is set to search."""
+def make_card(index: Index, vectors: Vectors, truth: Truth | None, plan: IndexPlan, settings: dict[str, Any]) -> Card:
+    """Measures the index as its settings say it is set to search."""
     size = sum(path.stat().st_size for path in index.folder.glob("shard-*.faiss"))
     shares: dict[str, float] = {}
     self_recall = queries_per_second = None
@@ -171,8 +178,8 @@ def make_card(index: Index, vectors: Vectors, truth: Truth | None, plan: IndexPl
     return Card(
         plan.factory,
         plan.reason,
-        search["nprobe"],
-        search["ef_search"],
+        settings["search"]["nprobe"],
+        settings["search"]["ef_search"],
         len(vectors),
         size,
         size / len(vectors),
@@ -181,4 +188,5 @@ def make_card(index: Index, vectors: Vectors, truth: Truth | None, plan: IndexPl
         shares,
         self_recall,
         queries_per_second,
+        settings["target_recall"],
     )

@@ -39,6 +39,7 @@ def index_settings(plan: IndexPlan, config: IndexConfig) -> dict[str, Any]:
         "nprobe": config.nprobe,
         "ef_search": config.ef_search,
         "target_recall": config.target_recall,
+        "max_nprobe": config.max_nprobe,
         "card_queries": config.card_queries,
     }
 
@@ -202,7 +203,7 @@ def _measure(
     names = sorted(path.name for path in index.folder.glob("*.faiss"))
     sizes = {"vectors": len(vectors), "dimension": vectors.dimension, "shards": len(names) - 1}
     settings = {**index_settings(plan, config), "search": search, "reason": plan.reason}
-    make_card(index, vectors, truth, plan, search).write(index.folder)
+    make_card(index, vectors, truth, plan, settings).write(index.folder)
     Manifest(KIND, settings, {"vectors": vectors.fingerprint}, sizes, {name: {} for name in names}).write(index.folder)
 
 

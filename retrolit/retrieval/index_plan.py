@@ -52,6 +52,9 @@ class IndexConfig:
     target_recall: float = 0.9
     """Share of the true two nearest neighbors that nprobe is chosen to find."""
 
+    max_nprobe: int = 16
+    """The most that nprobe is raised to for it: twice as many take twice as long to search."""
+
     memory_gib: float = 16.0
     """An index chosen by itself stays below this."""
 
@@ -72,7 +75,7 @@ class IndexConfig:
             )
         if not 0 < self.target_recall <= 1:
             raise ValueError(f"IndexConfig.target_recall: expected more than 0 and at most 1, got {self.target_recall}")
-        for name in ("nprobe", "ef_search", "training_vectors"):
+        for name in ("nprobe", "max_nprobe", "ef_search", "training_vectors"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"IndexConfig.{name}: expected at least 1, got {value}")

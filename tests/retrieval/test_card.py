@@ -51,9 +51,8 @@ def test_nprobe_is_the_fewest_clusters_that_reach_the_target(rows, tmp_path: Pat
     vectors = rows(np.random.default_rng(0).standard_normal((3000, 16)))
     chosen = {}
     for target in (0.3, 0.9):
-        index = build_index(
-            vectors, IndexConfig("IVF128,Flat", target_recall=target, card_queries=300), tmp_path / str(target)
-        )
+        config = IndexConfig("IVF128,Flat", target_recall=target, max_nprobe=128, card_queries=300)
+        index = build_index(vectors, config, tmp_path / str(target))
         assert index is not None
         card = Card.read(tmp_path / str(target))
         assert card.recall["2"] >= target
@@ -65,11 +64,21 @@ def test_nprobe_is_the_fewest_clusters_that_reach_the_target(rows, tmp_path: Pat
 
 def test_nprobe_stops_where_the_codes_lose_the_rest(rows, tmp_path: Path) -> None:
     vectors = rows(np.random.default_rng(0).standard_normal((3000, 16)))
-    build_index(vectors, IndexConfig("IVF64,RaBitQ", target_recall=0.9), tmp_path / "index")
+    build_index(vectors, IndexConfig("IVF64,RaBitQ", target_recall=0.9, max_nprobe=64), tmp_path / "index")
     card = Card.read(tmp_path / "index")
     assert card.recall["2"] < 0.5
     assert card.nprobe is not None
     assert card.nprobe < 64
+
+
+def test_nprobe_stays_within_its_maximum_and_the_card_says_what_that_costs(rows, tmp_path: Path) -> None:
+    vectors = rows(np.random.default_rng(0).standard_normal((3000, 16)))
+    for most in (1, 6):
+        build_index(vectors, IndexConfig("IVF128,Flat", max_nprobe=most), tmp_path / str(most))
+        card = Card.read(tmp_path / str(most))
+        assert card.nprobe == most
+        assert card.recall["2"] < 0.9
+        assert f"recall@2 is below 0.9; index.max_nprobe: {4 * most} finds more" in str(card)
 
 
 def test_the_table_says_it_in_words(clustered, tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_factory_strings_that_cannot_be_built_in_blocks_are_refused(factory: str
         ("target_recall", 0.0),
         ("target_recall", 1.5),
         ("nprobe", 0),
+        ("max_nprobe", 0),
         ("ef_search", 0),
         ("training_vectors", 0),
         ("memory_gib", 0.0),
