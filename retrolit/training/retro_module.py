@@ -91,6 +91,11 @@ class RetroModule(LanguageModule):
                 parameter.requires_grad = "cross_attention" in name
         return retro
 
+    def configure_model(self) -> None:
+        """Build the model, and have the parts that are not trained compute as in evaluation from the first step."""
+        super().configure_model()
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> RetroModule:
         """As torch's; a frozen decoder computes as in evaluation, but for the cross-attention it was given."""
         super().train(mode)
