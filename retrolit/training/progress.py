@@ -8,6 +8,8 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
+from rich.progress import ProgressColumn
 
 from retrolit.training.loggers import row_is_due
 from retrolit.training.module import LanguageModule
@@ -45,11 +47,27 @@ class Opening(L.Callback):
 
 
 class Bar(RichProgressBar):
-    """Lightning's bar with the few numbers that matter."""
+    """Lightning's bar, counting optimizer steps of the whole run, with the few numbers that matter."""
+
+    @property
+    def total_train_batches(self) -> int:
+        """Optimizer steps of the run."""
+        return self.trainer.max_steps
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the optimizer steps done: a micro-batch that only accumulates is none."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
+
+    def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
+        """Without the batches a second, as there are tokens a second."""
+        columns = super().configure_columns(trainer)
+        return [column for column in columns if not isinstance(column, ProcessingSpeedColumn)]
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """The newest of each."""
-        return _newest(trainer)
+        """The newest of each; bits per byte say what the validation loss says, and a line is short."""
+        return {label: value for label, value in _newest(trainer).items() if label != "val"}
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "training"  # the whole run is one Lightning epoch, "Epoch 0/-2" tells nobody anything
