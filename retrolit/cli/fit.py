@@ -227,6 +227,7 @@ def _as_list(value: Any) -> list[Any]:
 def _quiet_lightning() -> None:
     """Take away the lines that Lightning prints for itself: advertisements, devices that are not there, habits."""
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # a frozen decoder means to be
     noise = re.compile(
         r"Tip:|[GT]PU available|Seed set to|weights_only|max_steps=|[Rr]estor(ing|ed)|Loaded model weights"
         r"|Initializing distributed|distributed_backend"
