@@ -109,7 +109,7 @@ class RetrievingReading(Reading):
         self.found = found
         super().__init__(model.decoder, prompts, max_new_tokens)
         self.columns = np.zeros((len(prompts), self.cache.max_length), dtype=np.int64)  # all tokens read so far
-        self.first = self.padding.numpy()  # (B,): the column of each row's first token
+        self.first: list[int] = self.padding.tolist()  # the column of each row's first token
 
     def make_cache(self, room: int) -> RetroCache:
         weight = self.model.embedding.weight
@@ -124,37 +124,35 @@ class RetrievingReading(Reading):
         start, device = self.cache.length, self.model.embedding.weight.device
         chunks = self.cache.ending_chunks(tokens.shape[1])
         self.columns[:, start : start + tokens.shape[1]] = tokens.cpu().numpy()
-        neighbors = self.seek(chunks) if chunks else None
         neighbor_tokens = neighbor_mask = None
-        if neighbors is not None and neighbors.mask.any():
-            shape = (len(tokens), len(chunks), *neighbors.mask.shape[1:])
-            neighbor_tokens = torch.from_numpy(neighbors.tokens).view(shape).to(device)  # (B, S, K, R)
+        if chunks:
+            neighbors = self.seek(chunks)
+            shape = (len(tokens), len(chunks), *neighbors.mask.shape[1:])  # (B, S, K, R)
+            if neighbors.mask.any():
+                neighbor_tokens = torch.from_numpy(neighbors.tokens.reshape(shape)).to(device)
             if not neighbors.mask.all():  # attention without a mask is faster
-                neighbor_mask = torch.from_numpy(neighbors.mask).view(shape).to(device)
+                neighbor_mask = torch.from_numpy(neighbors.mask.reshape(shape)).to(device)
         return self.retro.hidden_states(
             tokens.to(device), neighbor_tokens, neighbor_mask, self.settings.gate, cache=self.cache
         )
 
     def seek(self, chunks: Sequence[tuple[int, int]]) -> Neighbors:
-        """Neighbors of chunks (start, end), those of every row one after the other: (B S, K, R)."""
-        tokens = np.zeros((len(self.columns) * len(chunks), self.retro.config.chunk_length), dtype=np.int64)
-        lengths = np.zeros(len(tokens), dtype=np.int64)
-        spans = [(row, start, end) for row in range(len(self.columns)) for start, end in chunks]
-        for query, (row, start, end) in enumerate(spans):
-            chunk = self.columns[row, max(start, self.first[row]) : end]
-            chunk = chunk[
-                chunk != self.tokenizer.eod_id
-            ]  # as in the chunks that neighbors are looked up for in training
+        """Neighbors of the chunks (start, end) of every row, row after row: (B S, K, R)."""
+        queries = [(row, max(start, first), end) for row, first in enumerate(self.first) for start, end in chunks]
+        tokens = np.zeros((len(queries), self.retro.config.chunk_length), dtype=np.int64)
+        lengths = np.zeros(len(queries), dtype=np.int64)
+        for query, (row, start, end) in enumerate(queries):
+            chunk = self.columns[row, start:end]
+            # In training, too, neighbors are looked up for chunks without the ends of documents in them.
+            chunk = chunk[chunk != self.tokenizer.eod_id]
             lengths[query] = len(chunk)
             tokens[query, : len(chunk)] = chunk
         k = self.settings.num_neighbors or self.retro.config.num_neighbors
         neighbors = self.settings.retriever.retrieve(tokens, lengths, k)
-        for query, (row, start, end) in enumerate(spans):
-            if end > self.first[row]:
+        for query, (row, start, end) in enumerate(queries):
+            if start < end:  # otherwise the chunk lies in the row's padding
                 first = self.first[row]
-                self.found[row].append(
-                    ChunkNeighbors(int(max(start - first, 0)), int(end - first), self.retrieved(neighbors, query))
-                )
+                self.found[row].append(ChunkNeighbors(start - first, end - first, self.retrieved(neighbors, query)))
         return neighbors
 
     def retrieved(self, neighbors: Neighbors, query: int) -> list[Retrieved]:
@@ -169,5 +167,6 @@ class RetrievingReading(Reading):
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)
         kept = rows.tolist()
-        self.columns, self.first = self.columns[kept], self.first[kept]
+        self.columns = self.columns[kept]
+        self.first = [self.first[row] for row in kept]
         self.found = [self.found[row] for row in kept]
