@@ -37,7 +37,7 @@ def retro() -> Candidate:
             chunk += ending
             new = model(new, given, cache=cache)[:, -1:].argmax(-1)
             tokens = torch.cat([tokens, new], dim=1)
-        assert chunk == neighbors.shape[1]
+        assert chunk == (sizes.PROMPT + sizes.NEW - 1) // sizes.CHUNK  # the last token drawn is not read
         return tokens
 
     return Candidate(model, loss, generate)

@@ -30,8 +30,8 @@ class Candidate:
     """Mean loss of tokens (B, T + 1), every token but the first predicted, with neighbors (B, S, K, R)."""
 
     generate: Callable[[Tensor, Tensor], Tensor] | None = None
-    """A prompt (1, PROMPT) continued greedily, (1, PROMPT + NEW); neighbors (1, S, K, R) of all chunks that end before
-    the last token."""
+    """A prompt (1, PROMPT) continued greedily, (1, PROMPT + NEW), with as many of the neighbors (1, S, K, R) as it has
+    chunks that may read them."""
 
 
 def random_tokens(*shape: int) -> Tensor:
@@ -47,9 +47,9 @@ def training_batch() -> tuple[Tensor, Tensor]:
 
 
 def generation_input() -> tuple[Tensor, Tensor]:
-    """A prompt (1, PROMPT) and neighbors (1, S, K, R) of the chunks that end before the last token to be drawn."""
+    """A prompt (1, PROMPT) and neighbors (1, S, K, R) of all chunks that its continuation has, a last short one too."""
     torch.manual_seed(1)
-    chunks = (PROMPT + NEW - 1) // CHUNK
+    chunks = -(-(PROMPT + NEW) // CHUNK)
     return random_tokens(1, PROMPT), random_tokens(1, chunks, NEIGHBORS, RETRIEVED)
 
 
