@@ -22,7 +22,13 @@ HARDWARE = [path for path in ALL if path.parent.name == "hardware"]
 TRAINING = [path for path in ALL if path not in DATA + HARDWARE]
 
 # Billions of parameters, arXiv 2310.07713: GPT, and the Retro fitted to it.
-PAPER = {"843m": (0.8232, 0.8775), "2b": (2.2536, 2.4715), "8b": (8.5234, 9.5290), "22b": (21.266, 23.984), "43b": (42.825, 48.462)}  # fmt: skip
+PAPER = {
+    "843m": (0.8232, 0.8775),
+    "2b": (2.2536, 2.4715),
+    "8b": (8.5234, 9.5290),
+    "22b": (21.266, 23.984),
+    "43b": (42.825, 48.462),
+}
 
 
 def name_of(path: Path) -> str:
