@@ -103,6 +103,11 @@ class ChunkDatabase:
         # The last document that starts at or before the id: documents without a chunk start where the next one does.
         return np.searchsorted(self._first_chunk, ids, side="right") - 1
 
+    def first_chunk(self, documents: ArrayLike) -> NDArray[np.int64]:
+        """Ids of the first chunks of these documents, numbered over all stores; same shape. A document's chunks end
+        where those of the next begin; there is a next one behind the last."""
+        return self._first_chunk[np.asarray(documents)]
+
     def offset_of(self, store: TokenStore) -> int | None:
         """The number, over all stores, of the first document of `store`; None when it is not part of the database."""
         for number, other in enumerate(self.stores):

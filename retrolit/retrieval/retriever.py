@@ -173,12 +173,11 @@ class PreparedRetriever:
         ids[there] = self.table[chunks[there]]
         drop = ids < 0
         if self._offset is not None:
-            documents = self.database.documents(np.maximum(ids, 0))
             # The last label is the first token after the sample.
             lowest, highest = self._stream.documents_between(first, first + num_chunks)
-            drop |= (documents >= self._offset + lowest[:, None, None]) & (
-                documents <= self._offset + highest[:, None, None]
-            )
+            begin = self.database.first_chunk(self._offset + lowest)[:, None, None]
+            end = self.database.first_chunk(self._offset + highest + 1)[:, None, None]
+            drop |= (ids >= begin) & (ids < end)
         kept, dropped = keep_first(drop, k, ids, drop)
         kept = np.where(dropped, -1, kept)
         return kept, *self.database.neighbor_tokens(kept, self.num_retrieved_chunks)
