@@ -247,20 +247,20 @@ def plot(curves: dict[str, Curve], changed: float, path: Path) -> None:
     """Draw how much is completed over the steps, and the changed facts as a point at the end."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
     for name, curve in curves.items():
         axes.plot(*zip(*curve, strict=True), label=name)
     axes.plot(curves["Retro"][-1][0], changed, "o", label="Retro, facts changed in the database")
     axes.axhline(1 / NUM_VALUES, color="gray", linestyle=":", label="chance")
     axes.set(xlabel="optimizer steps", ylabel="facts of strangers completed", ylim=(0, 1.02))
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path)
 
 
 def main() -> None:
     """Makes the world, trains, asks, changes the facts, asks again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--known", type=int, default=3000, help="entities with stories to train on")
     parser.add_argument("--strangers", type=int, default=200, help="entities in the database only")
     parser.add_argument("--compare", action="store_true", help="train Retros with one thing otherwise, too")
