@@ -6,6 +6,7 @@ import argparse
 import difflib
 import re
 from importlib import import_module
+from inspect import isabstract
 from typing import NoReturn
 
 from jsonargparse import set_parsing_settings
@@ -76,4 +77,4 @@ def _class_and_subclasses(path: str) -> list[str]:
     while waiting:
         found.append(waiting.pop())
         waiting += found[-1].__subclasses__()
-    return sorted(cls.__name__ for cls in found)
+    return sorted(cls.__name__ for cls in found if not isabstract(cls))

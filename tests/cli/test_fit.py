@@ -167,7 +167,7 @@ MISTAKES = {
     "--trainer.max_stepz 3": "trainer.max_stepz: there is no such setting; did you mean trainer.max_steps?",
     "--model.optimizer.lrr 3": "model.optimizer.lrr: there is no such setting; did you mean optimizer.lr?",
     "--model.optimizer.lr fast": "model.optimizer.lr: Expected a <class 'float'>. Got value: fast",
-    "--model GPTModul": "model: there is no class GPTModul; the classes are ",
+    "--model GPTModul": "model: there is no class GPTModul; the classes are GPTModule, RetroModule",
     "--data PretrainingDate": "data: there is no class PretrainingDate; the classes are ",
     "-c typo.yaml": "trainer.max_stepz: there is no such setting; did you mean trainer.max_steps?",
     "-c nowhere.yaml": "File does not exist",
