@@ -16,16 +16,13 @@ keeps between tensors.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from benchmarks.machine import describe
+from benchmarks.steps import memory_above_model, memory_in_own_process, take_turns
 from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
 
 BATCH, LENGTH, VOCABULARY = 4, 512, 8192
@@ -64,40 +61,6 @@ def make_step(name: str) -> Callable[[], float]:
     return step
 
 
-def measure_times(rounds: int) -> dict[str, dict[str, float]]:
-    """Median CPU and wall seconds a step of each model, taking turns."""
-    steps = {name: make_step(name) for name in MODELS}
-    for step in steps.values():
-        for _ in range(3):
-            step()
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in MODELS}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            cpu, wall = time.process_time(), time.perf_counter()
-            step()
-            spent[name].append((time.process_time() - cpu, time.perf_counter() - wall))
-    return {
-        name: {"cpu": statistics.median(cpu for cpu, _ in all_), "wall": statistics.median(wall for _, wall in all_)}
-        for name, all_ in spent.items()
-    }
-
-
-def measure_memory(name: str) -> int:
-    """Bytes that three steps need above the built model, by the highest resident size of this process (Linux)."""
-    step = make_step(name)
-    with open("/proc/self/clear_refs", "w") as reset:
-        reset.write("5")  # VmHWM starts again from the present size
-    before = _status("VmRSS")
-    for _ in range(3):
-        step()
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field + ":"))
-
-
 def main() -> None:
     """Measures everything and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,25 +69,24 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     if arguments.memory_of:
-        print(json.dumps(measure_memory(arguments.memory_of)))
+        print(memory_above_model(partial(make_step, arguments.memory_of)))
         return
     print(describe())
     with torch.device("meta"):
         parts = Retro(RETRO).flops_by_part(LENGTH)
     goal = sum(parts.values()) / parts["decoder"]
     print("GFLOP a step: " + ", ".join(f"{part} {n * BATCH * LENGTH / 1e9:.0f}" for part, n in parts.items()))
-    figures = measure_times(arguments.rounds)
+    figures = take_turns({name: make_step(name) for name in MODELS}, arguments.rounds)
     for name, figure in figures.items():
-        command = [sys.executable, "-m", "benchmarks.retro_step", "--memory-of", name]
-        memory = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 2**20
+        memory = memory_in_own_process("benchmarks.retro_step", name) / 2**20
         tokens = BATCH * LENGTH / figure["wall"]
         print(
-            f"{name:<14} CPU {figure['cpu'] * 1000:6.0f} ms   wall {figure['wall'] * 1000:6.0f} ms   "
+            f"{name:<14} CPU {figure['CPU time'] * 1000:6.0f} ms   wall {figure['wall'] * 1000:6.0f} ms   "
             f"{tokens:6.0f} tokens/s   memory {memory:5.0f} MiB"
             + (f" (goal {MEMORY_GOAL_MIB})" if name != "gpt" else "")
         )
     for name in MODELS[1:]:
-        print(f"{name} / gpt: CPU {figures[name]['cpu'] / figures['gpt']['cpu']:.2f} (goal {goal:.2f})")
+        print(f"{name} / gpt: CPU {figures[name]['CPU time'] / figures['gpt']['CPU time']:.2f} (goal {goal:.2f})")
 
 
 if __name__ == "__main__":
