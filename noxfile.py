@@ -59,8 +59,8 @@ def recipes(session: nox.Session) -> None:
     install(session)
     tiny = Path("recipes/tiny").resolve()
     with session.chdir(session.create_tmp()):
-        shutil.rmtree("prepared", ignore_errors=True)
-        shutil.rmtree("runs", ignore_errors=True)
+        for left_over in ("prepared", "runs", "tiny-hf"):
+            shutil.rmtree(left_over, ignore_errors=True)
         for line in (
             f"retrolit prepare -c {tiny}/data.yaml",
             "retrolit inspect documents prepared/tiny --number 2",
