@@ -52,9 +52,13 @@ class WordTable:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> WordTable:
-        """The table of a tokenizer's vocabulary; it decodes every token once."""
+        """The table of a tokenizer's vocabulary; it decodes every token once.
+
+        Raises:
+            ValueError: no token of the vocabulary decodes to text.
+        """
         # Some tokenizers drop a leading space when they decode: a token is read behind another one.
-        anchor = tokenizer.encode("a")[-1]
+        anchor = _anchor(tokenizer)
         skip = len(tokenizer.decode([anchor]))
         table = cls(
             np.zeros(tokenizer.vocab_size, np.uint64),
@@ -104,6 +108,18 @@ class WordTable:
         word = total[last] - total[first] + hashed[first]
         word *= inverses[offset[first] - length[first]]
         return Words(first // width, mix(word))
+
+
+def _anchor(tokenizer: Tokenizer) -> int:
+    """A token that decodes to the same text whatever follows it: "a", or the first one where "a" is none."""
+    for id in [*tokenizer.encode("a")[-1:], *range(tokenizer.vocab_size)]:
+        text = tokenizer.decode([id])
+        if text and "\ufffd" not in text and tokenizer.decode([id, id]).startswith(text):
+            return id
+    raise ValueError(
+        f"the lexical embedder reads words: expected a tokenizer with tokens that decode to text, got "
+        f"{tokenizer.vocab_size} tokens that decode to nothing; use another tokenizer, or an encoder embedder"
+    )
 
 
 def mix(hash: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tokenizers
 
 from retrolit.retrieval.words import WordTable
-from retrolit.tokens import ByteTokenizer, Tokenizer, train_bpe
+from retrolit.tokens import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 
 TEXT = "The cat, the CAT and a concatenation; Cats' 42 naps-a-day. It said: so_be_it\n\nUnbelievably the cat\tsleeps"
 
@@ -67,3 +70,24 @@ def test_scripts_without_spaces_give_more_than_one_word_a_sentence() -> None:
 def test_characters_in_pieces_still_make_words() -> None:
     assert hashes(ByteTokenizer(), "été", "été à", "ete")[0] == hashes(ByteTokenizer(), "été à")[0][:1]
     assert hashes(ByteTokenizer(), "été") != hashes(ByteTokenizer(), "ete")
+
+
+def word_level(path: Path, *vocabulary: str) -> Tokenizer:
+    """A tokenizer that knows these words and nothing else; what it does not know has no token."""
+    model = tokenizers.models.WordLevel({word: id for id, word in enumerate(vocabulary)}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["[UNK]", "<|endoftext|>"])
+    tokenizer.save(str(path / "tokenizer.json"))
+    return load_tokenizer(path / "tokenizer.json")
+
+
+def test_a_vocabulary_of_words_need_not_have_an_a(tmp_path: Path) -> None:
+    tokenizer = word_level(tmp_path, "[UNK]", "<|endoftext|>", "Whale", "ship", "ships", ",")
+    assert tokenizer.decode(tokenizer.encode("a")) == ""
+    assert hashes(tokenizer, "ship, Whale ships") == hashes(ByteTokenizer(), "ship, whale ships")
+
+
+def test_a_vocabulary_without_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a tokenizer with tokens that decode to text, got 2 tokens that"):
+        WordTable.of(word_level(tmp_path, "[UNK]", "<|endoftext|>"))
