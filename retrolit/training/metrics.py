@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from retrolit.evaluation.measures import bits_per_byte, perplexity
 from retrolit.training.checkpoints import newest_checkpoint
 from retrolit.training.divergence import Divergence
 from retrolit.training.loggers import log_row, row_is_due
@@ -69,8 +69,8 @@ class TrainingMetrics(L.Callback):
         tokens_per_second = self._steps * data.tokens_per_step / seconds
         row = {
             "train/loss": loss,
-            "train/perplexity": math.exp(min(loss, 700.0)),
-            "train/bits_per_byte": loss / math.log(2) / data.bytes_per_token("train"),
+            "train/perplexity": perplexity(loss, 1),
+            "train/bits_per_byte": bits_per_byte(loss, data.bytes_per_token("train")),
             "train/gradient_norm": float(module.gradient_norm),
             "train/learning_rate": module.learning_rate,
             "train/consumed_samples": trainer.global_step * data.global_batch_size,

@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from retrolit.checkpoint import load_model
 from retrolit.checkpoint.model_types import decoder_of
 from retrolit.data.batch import Batch
+from retrolit.evaluation.loss_totals import LossTotals
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
 from retrolit.models.layer import TransformerLayer
 from retrolit.training.clipping import clip_gradients
 from retrolit.training.loggers import log_row
-from retrolit.training.loss_totals import LossTotals
 from retrolit.training.optimizer import OptimizerConfig, make_optimizer
 from retrolit.training.pretraining_data import PretrainingData
 from retrolit.training.schedule import ScheduleConfig, learning_rate
@@ -132,21 +132,28 @@ class LanguageModule(L.LightningModule, ABC):
         """Begin to evaluate on this split."""
         self.totals = LossTotals()
 
-    def evaluate(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch of the split."""
-        self.totals.add(self.loss(batch).tokens, batch.loss_mask)
+    def evaluate(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Add one batch of the split; its token losses (B, T) in nats come back, by what the model read."""
+        losses = self.loss(batch).tokens
+        self.totals.add(losses, batch.loss_mask)
+        return {"gpt": losses}
 
     def results(self, split: str) -> dict[str, float]:
         """loss, perplexity and bits_per_byte over all batches of all devices."""
-        return self.totals.result(self.trainer.strategy, self.data.bytes_per_token(split))
+        return self.totals.result(self.sum_over_devices, self.data.bytes_per_token(split))
+
+    def sum_over_devices(self, sums: Tensor) -> Tensor:
+        """Their sums over all devices."""
+        strategy = self.trainer.strategy
+        return strategy.reduce(sums.to(strategy.root_device), reduce_op="sum")  # pyright: ignore[reportReturnType]
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
         self.start_evaluation("validation")
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch."""
-        self.evaluate(batch, batch_idx)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Add one batch; see `evaluate`."""
+        return self.evaluate(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log the results as val/..."""
@@ -157,9 +164,9 @@ class LanguageModule(L.LightningModule, ABC):
         """Start counting anew."""
         self.start_evaluation("test")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch."""
-        self.evaluate(batch, batch_idx)
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Add one batch; see `evaluate`."""
+        return self.evaluate(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log the results as test/..."""

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from retrolit.checkpoint import load_model
 from retrolit.data.batch import Batch
+from retrolit.evaluation.loss_totals import LossTotals
+from retrolit.evaluation.retrieval_gain import RetrievalTotals
 from retrolit.models import GPT, Loss, Retro, RetroConfig
-from retrolit.training.loss_totals import LossTotals
 from retrolit.training.module import WITHOUT_WEIGHTS, LanguageModule
-from retrolit.training.retrieval_gain import RetrievalTotals
 
 
 class RetroModule(LanguageModule):
@@ -115,30 +115,30 @@ class RetroModule(LanguageModule):
         self.random_neighbors = self.data.random_neighbors(split)
         self.source = self._source() if split not in self.gpt_bits_per_byte else None
 
-    def evaluate(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch, read with every kind of neighbors."""
+    def evaluate(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Add one batch, read with every kind of neighbors; its token losses (B, T) come back, by kind."""
         tokens, mask = self.random_neighbors(batch_idx)
         random = (tokens.to(self.device), mask.to(self.device))
-        self.retrieval_totals.add(
-            retrieved=self.loss(batch).tokens,
-            none=self._loss(batch, None).tokens,
-            random=self._loss(batch, random).tokens,
-            mask=batch.loss_mask,
-        )
-        if self.source is not None:
-            self.source.add(batch)
+        losses = {
+            "retrieved": self.loss(batch).tokens,
+            "none": self._loss(batch, None).tokens,
+            "random": self._loss(batch, random).tokens,
+        }
+        self.retrieval_totals.add(**losses, mask=batch.loss_mask)
+        return losses if self.source is None else losses | {"gpt": self.source.add(batch)}
 
     def results(self, split: str) -> dict[str, float]:
         """loss, perplexity and bits_per_byte with retrieved neighbors, bits_per_byte_none, _random and _gpt, and the
         retrieval_gain: none - retrieved. Says so where retrieval is not being used."""
-        strategy, bytes_per_token = self.trainer.strategy, self.data.bytes_per_token(split)
-        results = self.retrieval_totals.result(strategy, bytes_per_token)
+        bytes_per_token = self.data.bytes_per_token(split)
+        results = self.retrieval_totals.result(self.sum_over_devices, bytes_per_token)
         if self.source is not None:
-            self.gpt_bits_per_byte[split] = self.source.totals.result(strategy, bytes_per_token)["bits_per_byte"]
+            result = self.source.totals.result(self.sum_over_devices, bytes_per_token)
+            self.gpt_bits_per_byte[split] = result["bits_per_byte"]
             self.source = None
         if split in self.gpt_bits_per_byte:
             results["bits_per_byte_gpt"] = self.gpt_bits_per_byte[split]
-        if not self.retrieval_totals.is_used(strategy):
+        if not self.retrieval_totals.is_used(self.sum_over_devices):
             self._say(
                 "RETRIEVAL IS NOT BEING USED: neighbors of random chunks are as good as those retrieved, "
                 f"{results['bits_per_byte_random']:.4f} and {results['bits_per_byte']:.4f} bits per byte"
@@ -176,9 +176,11 @@ class _Source:
         self.gpt = gpt
         self.totals = LossTotals()
 
-    def add(self, batch: Batch) -> None:
-        """Add one batch."""
-        self.totals.add(self.gpt.loss(batch.tokens, batch.labels).tokens, batch.loss_mask)
+    def add(self, batch: Batch) -> Tensor:
+        """Add one batch; its token losses (B, T) come back."""
+        losses = self.gpt.loss(batch.tokens, batch.labels).tokens
+        self.totals.add(losses, batch.loss_mask)
+        return losses
 
 
 def _load_gpt(path: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> GPT:

@@ -6,11 +6,9 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from retrolit.training.retrieval_gain import NOISE, PairedDifference, RetrievalTotals
-
-STRATEGY = SingleDeviceStrategy("cpu")
+from retrolit.evaluation.loss_totals import alone
+from retrolit.evaluation.retrieval_gain import NOISE, PairedDifference, RetrievalTotals
 
 
 def _losses(samples: int, length: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,9 +24,9 @@ def test_a_difference_is_the_mean_over_tokens_in_whatever_batches_they_come():
     whole.add(first, second, mask)
     for rows in (slice(0, 5), slice(5, 6), slice(6, 12)):
         parts.add(first[rows], second[rows], mask[rows])
-    assert whole.result(STRATEGY) == pytest.approx(parts.result(STRATEGY))
+    assert whole.result(alone) == pytest.approx(parts.result(alone))
     expected = ((first - second) * mask).sum() / mask.sum()
-    assert whole.result(STRATEGY)[0] == pytest.approx(float(expected), rel=1e-5)
+    assert whole.result(alone)[0] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_standard_error_is_the_spread_of_the_means():
@@ -38,7 +36,7 @@ def test_the_standard_error_is_the_spread_of_the_means():
         first, mask = _losses(40)
         difference = PairedDifference()
         difference.add(first, torch.full_like(first, 2.0), mask)
-        mean, error = difference.result(STRATEGY)
+        mean, error = difference.result(alone)
         means.append(mean)
         errors.append(error)
     spread = float(torch.tensor(means).std())
@@ -53,8 +51,8 @@ def test_retrieval_is_used_where_random_neighbors_cost(cost, used):
     retrieved, mask = _losses(50)
     noise = 0.1 * torch.randn_like(retrieved)
     totals.add(retrieved, none=retrieved + 0.25, random=retrieved + cost + noise - noise.mean(), mask=mask)
-    assert totals.is_used(STRATEGY) == used
-    result = totals.result(STRATEGY, bytes_per_token=4.0)
+    assert totals.is_used(alone) == used
+    result = totals.result(alone, bytes_per_token=4.0)
     assert result["retrieval_gain"] == pytest.approx(0.25 / math.log(2) / 4, rel=1e-4)
     assert result["bits_per_byte_none"] - result["bits_per_byte"] == result["retrieval_gain"]
     assert result["bits_per_byte_random"] - result["bits_per_byte"] == pytest.approx(cost / math.log(2) / 4, abs=0.02)
@@ -64,4 +62,4 @@ def test_neighbors_that_change_nothing_at_all_are_not_used():
     totals = RetrievalTotals()
     losses, mask = _losses(3)
     totals.add(losses, losses, losses, mask)
-    assert not totals.is_used(STRATEGY)
+    assert not totals.is_used(alone)

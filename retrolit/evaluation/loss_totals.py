@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import torch
-from lightning.pytorch.strategies import Strategy
 from torch import Tensor
+
+from retrolit.evaluation.measures import bits_per_byte, perplexity
+
+Reduce = Callable[[Tensor], Tensor]
+"""Adds a tensor up over all devices; `alone` where there is one."""
+
+
+def alone(sums: Tensor) -> Tensor:
+    """The sums of one device are those of all."""
+    return sums
 
 
 class LossTotals:
@@ -22,13 +31,11 @@ class LossTotals:
         self.loss += loss
         self.tokens += tokens
 
-    def result(self, strategy: Strategy, bytes_per_token: float) -> dict[str, float]:
+    def result(self, reduce: Reduce, bytes_per_token: float) -> dict[str, float]:
         """loss (nats a token), perplexity and bits_per_byte over all devices."""
-        sums = torch.tensor([self.loss, self.tokens], dtype=torch.float64, device=strategy.root_device)
-        loss, tokens = strategy.reduce(sums, reduce_op="sum").tolist()
-        mean = loss / tokens
+        loss, tokens = reduce(torch.tensor([self.loss, self.tokens], dtype=torch.float64)).tolist()
         return {
-            "loss": mean,
-            "perplexity": math.exp(min(mean, 700.0)),
-            "bits_per_byte": mean / math.log(2) / bytes_per_token,
+            "loss": loss / tokens,
+            "perplexity": perplexity(loss, tokens),
+            "bits_per_byte": bits_per_byte(loss, tokens * bytes_per_token),
         }

@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
-from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
-from retrolit.training.loss_totals import LossTotals
+from retrolit.evaluation.loss_totals import LossTotals, Reduce
 
 NOISE = 2.0
 """Standard errors within which a difference counts as none."""
@@ -36,10 +35,9 @@ class PairedDifference:
         n = mask.sum(dim=1).double()  # (B,)
         self.sums += torch.stack([d.sum(), n.sum(), (d * d).sum(), (d * n).sum(), (n * n).sum()]).cpu()
 
-    def result(self, strategy: Strategy) -> tuple[float, float]:
+    def result(self, reduce: Reduce) -> tuple[float, float]:
         """Mean difference and its standard error, over all devices; in nats a token."""
-        sums = strategy.reduce(self.sums.to(strategy.root_device), reduce_op="sum")
-        d, n, dd, dn, nn = sums.tolist()
+        d, n, dd, dn, nn = reduce(self.sums).tolist()
         mean = d / n
         return mean, math.sqrt(max(0.0, dd - 2 * mean * dn + mean * mean * nn)) / n
 
@@ -57,15 +55,15 @@ class RetrievalTotals:
             totals.add(losses, mask)
         self.cost_of_random.add(random, retrieved, mask)
 
-    def result(self, strategy: Strategy, bytes_per_token: float) -> dict[str, float]:
+    def result(self, reduce: Reduce, bytes_per_token: float) -> dict[str, float]:
         """loss, perplexity and bits_per_byte with the retrieved neighbors; bits_per_byte_none and _random; the gain."""
-        result = self.retrieved.result(strategy, bytes_per_token)
+        result = self.retrieved.result(reduce, bytes_per_token)
         for name, totals in (("none", self.none), ("random", self.random)):
-            result[f"bits_per_byte_{name}"] = totals.result(strategy, bytes_per_token)["bits_per_byte"]
+            result[f"bits_per_byte_{name}"] = totals.result(reduce, bytes_per_token)["bits_per_byte"]
         result["retrieval_gain"] = result["bits_per_byte_none"] - result["bits_per_byte"]
         return result
 
-    def is_used(self, strategy: Strategy) -> bool:
+    def is_used(self, reduce: Reduce) -> bool:
         """Whether random neighbors cost more than noise can explain."""
-        cost, error = self.cost_of_random.result(strategy)
+        cost, error = self.cost_of_random.result(reduce)
         return cost > NOISE * error
