@@ -225,7 +225,6 @@ def make_configs(vocab_size: int) -> dict[str, GPTConfig | RetroConfig]:
     decoder = GPTConfig(
         vocab_size=vocab_size, hidden_size=64, num_layers=2, num_attention_heads=4,
         max_position_embeddings=4 * CHUNK_LENGTH, normalization="rmsnorm", bias=False, tied_embeddings=True,
-        init_std=0.09,  # as 0.023 at a width of 1024: what counts is init_std x sqrt(width)
     )  # fmt: skip
     retro = RetroConfig(decoder, retro_layers=[2], chunk_length=CHUNK_LENGTH, encoder_layers=1)
     return {

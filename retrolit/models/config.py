@@ -5,6 +5,7 @@ Field names are those of Hugging Face and Megatron wherever the two agree.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -120,16 +121,20 @@ class GPTConfig:
     hidden_dropout: float = 0.0
     """Dropout on the embedding and on what each sublayer adds to the residual stream."""
 
-    init_std: float = 0.02
-    """Standard deviation of the initial weights; output projections get init_std / sqrt(2 x num_layers)."""
+    init_std: float | None = None
+    """Standard deviation of the initial weights; sqrt(2 / (5 x hidden_size)) when not given, so that narrow models
+    begin large enough to learn to copy. Output projections get init_std / sqrt(2 x num_layers)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.rope_scaling, dict):
             self.rope_scaling = RopeScaling(**self.rope_scaling)
         check_positive(
             self, "vocab_size", "hidden_size", "num_layers", "num_attention_heads", "max_position_embeddings",
-            "norm_epsilon", "rotary_base", "init_std",
+            "norm_epsilon", "rotary_base",
         )  # fmt: skip
+        if self.init_std is None:
+            self.init_std = math.sqrt(2 / (5 * self.hidden_size))
+        check_positive(self, "init_std")
         check_choice(self, "normalization", get_args(Normalization))
         check_choice(self, "activation", get_args(Activation))
         check_choice(self, "position_embedding", get_args(PositionEmbedding))

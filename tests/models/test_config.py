@@ -27,6 +27,8 @@ SIZES: dict[str, Any] = {
         ({"activation": "geglu", "hidden_size": 2048}, {"ffn_hidden_size": 5440}),
         ({"head_dim": 10, "num_attention_heads": 5}, {"head_dim": 10, "num_query_groups": 5}),
         ({"rotary_percent": 0.5}, {"rotary_dim": 6}),
+        ({"hidden_size": 40}, {"init_std": 0.1}),
+        ({"hidden_size": 40, "init_std": 0.02}, {"init_std": 0.02}),
     ],
 )  # fmt: skip
 def test_sizes_not_given_are_worked_out(given: dict, worked_out: dict) -> None:
@@ -35,10 +37,19 @@ def test_sizes_not_given_are_worked_out(given: dict, worked_out: dict) -> None:
 
 
 @pytest.mark.parametrize(
+    ("hidden_size", "published"), [(2048, 0.014), (4096, 0.010), (6144, 0.008), (8192, 0.007)]
+)  # fmt: skip
+def test_first_weights_are_as_large_as_nvidias(hidden_size: int, published: float) -> None:
+    config = GPTConfig(**SIZES | {"hidden_size": hidden_size})
+    assert config.init_std == pytest.approx(published, abs=0.0005)
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"vocab_size": 0}, "GPTConfig.vocab_size: expected more than 0, got 0"),
         ({"num_query_groups": 0}, "GPTConfig.num_query_groups: expected more than 0, got 0"),
+        ({"init_std": 0.0}, "GPTConfig.init_std: expected more than 0, got 0.0"),
         ({"ffn_hidden_size": -1}, "GPTConfig.ffn_hidden_size: expected more than 0, got -1"),
         ({"normalization": "batchnorm"}, "expected one of layernorm, layernorm1p, rmsnorm; got 'batchnorm'"),
         ({"activation": "tanh"}, "GPTConfig.activation: expected one of gelu, "),
