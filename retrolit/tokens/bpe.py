@@ -34,6 +34,8 @@ class BPETokenizer:
         eod_id = self._tokenizer.token_to_id(eod_token)
         assert eod_id is not None
         self.eod_id = eod_id
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.special_tokens = {token.content: i for i, token in added.items() if token.special}
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.fingerprint = hashlib.sha256(json.dumps([content, eod_token]).encode()).hexdigest()
 

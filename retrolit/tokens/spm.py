@@ -35,6 +35,8 @@ class SentencePieceTokenizer:
             raise ValueError(f"{path}: expected a SentencePiece .model, got something else") from error
         self.vocab_size: int = self._processor.vocab_size()
         self.eod_id = self._find_eod(path)
+        pieces = self._processor.id_to_piece(list(range(self.vocab_size)))
+        self.special_tokens = {piece: i for i, piece in enumerate(pieces) if self._processor.is_control(i)}
         self.fingerprint = hashlib.sha256(content + b"%d" % self.eod_id).hexdigest()
 
     def encode(self, text: str) -> list[int]:

@@ -34,6 +34,11 @@ class Tokenizer(Protocol):
         ...
 
     @property
+    def special_tokens(self) -> dict[str, int]:
+        """Text -> id of the tokens that `encode` never returns, `eod_id` among them."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """64 hexadecimal digits; two tokenizers with the same one give the same ids."""
         ...
@@ -57,6 +62,10 @@ class ByteTokenizer:
     vocab_size = 257
     eod_id = 256
     fingerprint = hashlib.sha256(b"retrolit bytes 1").hexdigest()
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        return {END_OF_DOCUMENT: self.eod_id}
 
     def encode(self, text: str) -> list[int]:
         return list(to_utf8(text))
