@@ -21,6 +21,7 @@ from retrolit.models.layer import Cross, TransformerLayer
 from retrolit.models.loss import Loss, masked_loss
 from retrolit.models.norms import make_norm
 from retrolit.models.rotary import RotaryTables
+from retrolit.models.segments import positions_within, visible_within
 
 
 class GPT(nn.Module):
@@ -55,16 +56,22 @@ class GPT(nn.Module):
         """(V, D): what turns hidden states into logits; the token embedding itself where the two are tied."""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def hidden_states(self, tokens: Tensor, cache: KVCache | None = None, cross: Cross | None = None) -> Tensor:
+    def hidden_states(
+        self, tokens: Tensor, cache: KVCache | None = None, cross: Cross | None = None, segments: Tensor | None = None
+    ) -> Tensor:
         """(B, T) token ids -> (B, T, D) after the final norm; `cross` is run in the layers with a cross-attention.
 
-        Raises ValueError where the tokens reach beyond learned positions or do not fit into the cache.
+        `segments` (B, T) keeps texts that share a row apart: see segments.py. Raises ValueError where the tokens reach
+        beyond learned positions or do not fit into the cache.
         """
         length = tokens.shape[1]
         start, positions, mask = 0, None, None
         if cache is not None:
+            assert segments is None, "a cache holds one text a row"
             cache.check_room(length)
             start, positions, mask = cache.length, cache.positions(length), cache.mask(length, tokens.device)
+        elif segments is not None:
+            positions, mask = positions_within(segments), visible_within(segments)
         end = start + length
         x = self.embed(tokens, start, positions)  # (B, T, D)
         rotation = None
@@ -75,7 +82,7 @@ class GPT(nn.Module):
         recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled() and cache is None
         for index, layer in enumerate(self.layers):
             if recompute:
-                x = cast(Tensor, checkpoint(layer, x, rotation, cross=cross, use_reentrant=False))
+                x = cast(Tensor, checkpoint(layer, x, rotation, mask, cross=cross, use_reentrant=False))
             else:
                 x = layer(x, rotation, mask, None if cache is None else cache.layers[index], cross)
         return x if self.final_norm is None else self.final_norm(x)
@@ -90,13 +97,17 @@ class GPT(nn.Module):
             x = x + self.position_embedding(span)
         return self.dropout(x)
 
-    def loss(self, tokens: Tensor, labels: Tensor, loss_mask: Tensor | None = None) -> Loss:
+    def loss(
+        self, tokens: Tensor, labels: Tensor, loss_mask: Tensor | None = None, segments: Tensor | None = None
+    ) -> Loss:
         """Cross-entropy of `labels` (B, T), each the token after that of `tokens`, without ever holding all logits.
 
         `loss_mask` (B, T), bool or float, weighs the tokens in the mean; every token counts 1 when not given. Masked
-        labels must be ids of the vocabulary too. A mask that keeps nothing gives a mean of 0.
+        labels must be ids of the vocabulary too. A mask that keeps nothing gives a mean of 0. `segments` (B, T) keeps
+        texts that share a row apart: see segments.py.
         """
-        return masked_loss(self.hidden_states(tokens), self.output_weight, labels, loss_mask)
+        hidden = self.hidden_states(tokens, segments=segments)
+        return masked_loss(hidden, self.output_weight, labels, loss_mask)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -144,6 +155,7 @@ def initialize(
     modules: Iterable[tuple[str, nn.Module]], config: GPTConfig, generator: torch.Generator | None = None
 ) -> None:
     """Fresh weights for these modules, named as in a GPT, by the rule of `GPT.reset_parameters`, in their order."""
+    assert config.init_std is not None
     scaled = config.init_std / (2 * config.num_layers) ** 0.5
     for name, module in modules:
         if isinstance(module, nn.Linear):

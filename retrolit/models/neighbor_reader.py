@@ -31,6 +31,7 @@ class NeighborReader:
     def __init__(
         self, retro: Retro, grid: ChunkGrid, start: int, shape: tuple[int, ...],
         neighbors: tuple[Tensor, Tensor | None] | None, *, gate: float, cache: RetroCache | None,
+        segments: Tensor | None = None,
     ) -> None:  # fmt: skip
         """For tokens of this shape (B, T), the first of them in column `start`; neighbors are tokens and mask.
 
@@ -42,6 +43,7 @@ class NeighborReader:
         self.start, self.stop = start, start + shape[1]
         self.ends = grid.ends(self.start, self.stop)
         self.cache = cache
+        self.segments = segments
         if neighbors is not None:
             _check_neighbors(*neighbors, shape, len(self.ends), grid.chunk_length)
         self.neighbor_tokens, self.neighbor_mask = (None, None) if neighbors is None or gate == 0 else neighbors
@@ -76,10 +78,22 @@ class NeighborReader:
             rotary=self.retro.cross_rotary,
             chunk_length=self.grid.chunk_length,
         )
+        if self.segments is not None:
+            found = found.masked_fill(~self.reads_its_own(self.segments)[..., None], 0)
         found = layer.dropout(found)
         if self.gate != 1:
             found = self.gate * found
         return x + F.pad(found, (0, 0, first - self.start, self.stop - last))
+
+    def reads_its_own(self, segments: Tensor) -> Tensor:
+        """(B, readers) bool: whether the chunk that a column from the first chunk's end on reads begins in its text.
+
+        A text stands together, so then the whole chunk is the text's.
+        """
+        ends = torch.tensor(list(self.ends), device=segments.device)
+        owners = segments[:, (ends - self.grid.chunk_length).clamp(min=0)]  # (B, S)
+        readers = segments[:, self.ends[0] - 1 :]
+        return owners.repeat_interleave(self.grid.chunk_length, dim=1)[:, : readers.shape[1]] == readers
 
     def project(self, attention: CrossAttention, encoded: Tensor) -> ChunkMemory:
         """The keys and values that one layer makes of what was encoded."""

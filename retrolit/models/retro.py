@@ -118,18 +118,22 @@ class Retro(nn.Module):
     def loss(
         self, tokens: Tensor, labels: Tensor, loss_mask: Tensor | None = None, neighbor_tokens: Tensor | None = None,
         neighbor_mask: Tensor | None = None, *, gate: float = 1.0, chunk_length: int | None = None,
+        segments: Tensor | None = None,
     ) -> Loss:  # fmt: skip
         """Cross-entropy of `labels` (B, T), as `GPT.loss`."""
-        hidden = self.hidden_states(tokens, neighbor_tokens, neighbor_mask, gate, chunk_length)
+        hidden = self.hidden_states(tokens, neighbor_tokens, neighbor_mask, gate, chunk_length, segments=segments)
         return masked_loss(hidden, self.decoder.output_weight, labels, loss_mask)
 
     def hidden_states(
         self, tokens: Tensor, neighbor_tokens: Tensor | None = None, neighbor_mask: Tensor | None = None,
         gate: float = 1.0, chunk_length: int | None = None, *, cache: KVCache | None = None,
+        segments: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """(B, T) token ids -> (B, T, D) after the final norm.
 
-        Raises ValueError where the neighbors do not fit the chunks or `chunk_length` is not the cache's.
+        `segments` (B, T) keeps texts that share a row apart (segments.py): a text reads the neighbors of those chunks
+        alone that begin in it. Raises ValueError where the neighbors do not fit the chunks or `chunk_length` is not the
+        cache's.
         """
         if isinstance(cache, RetroCache):
             start, grid = cache.length, cache.grid
@@ -137,13 +141,13 @@ class Retro(nn.Module):
                 raise ValueError(f"chunk_length: expected the cache's, {grid.chunk_length}, got {chunk_length}")
         else:
             if gate == 0 or neighbor_tokens is None:
-                return self.decoder.hidden_states(tokens, cache)
+                return self.decoder.hidden_states(tokens, cache, segments=segments)
             if cache is not None:
                 raise ValueError("cache: expected a RetroCache when there are neighbors, got a plain GPT's KVCache")
             start, grid = 0, ChunkGrid.ending_at(tokens.shape[1], chunk_length or self.config.chunk_length)
         neighbors = None if neighbor_tokens is None else (neighbor_tokens, neighbor_mask)
-        reader = NeighborReader(self, grid, start, tokens.shape, neighbors, gate=gate, cache=cache)
-        return self.decoder.hidden_states(tokens, cache, reader)
+        reader = NeighborReader(self, grid, start, tokens.shape, neighbors, gate=gate, cache=cache, segments=segments)
+        return self.decoder.hidden_states(tokens, cache, reader, segments)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Fresh weights by the rule of the decoder, which gets those it would get as a GPT alone.
