@@ -31,6 +31,10 @@ class Batch:
     neighbor_mask: Tensor | None = None
     """(B, L, K, R) bool: True where `neighbor_tokens` holds a token, False where it holds padding."""
 
+    segments: Tensor | None = None
+    """(B, T) int64: which text of a packed sample a token belongs to (0, 1, ...), -1 for padding; None where every
+    sample is one text."""
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on this device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
