@@ -1,8 +1,8 @@
 """From a model to text."""
 
 from retrolit.generation.chat import Chat
-from retrolit.generation.generator import Generation, Generator, Pieces
+from retrolit.generation.generator import Generation, Generator, Pieces, Prompt
 from retrolit.generation.retrieval import ChunkNeighbors, Retrieved
 from retrolit.generation.sampling import SamplingConfig
 
-__all__ = ["Chat", "ChunkNeighbors", "Generation", "Generator", "Pieces", "Retrieved", "SamplingConfig"]
+__all__ = ["Chat", "ChunkNeighbors", "Generation", "Generator", "Pieces", "Prompt", "Retrieved", "SamplingConfig"]

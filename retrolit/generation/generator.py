@@ -48,6 +48,9 @@ class Generation:
     """What was retrieved for each chunk of the prompt and the continuation; empty without retrieval."""
 
 
+Prompt = str | Sequence[int]
+"""Text, or the token ids that a chat template made of it."""
+
 Pieces = collections.abc.Generator[str, None, Generation]
 """A continuation while it is made: its text in pieces, each as soon as it is certain; what it returns is the whole."""
 
@@ -91,9 +94,9 @@ class Generator:
             self.retrieval = retrieval if gate != 0 else None
 
     def generate(
-        self, prompts: Sequence[str], sampling: SamplingConfig | None = None, batch_size: int = 16
+        self, prompts: Sequence[Prompt], sampling: SamplingConfig | None = None, batch_size: int = 16
     ) -> list[Generation]:
-        """One continuation a prompt, in their order; `batch_size` of them are computed together.
+        """One continuation a prompt (text, or token ids), in their order; `batch_size` of them are computed together.
 
         The same prompt given twice gets two different samples. Raises ValueError before any work when a prompt and
         max_new_tokens reach beyond learned positions.
@@ -111,7 +114,7 @@ class Generator:
                 pass
         return [row.generation() for row in rows]
 
-    def stream(self, prompt: str, sampling: SamplingConfig | None = None) -> Pieces:
+    def stream(self, prompt: Prompt, sampling: SamplingConfig | None = None) -> Pieces:
         """What `generate` gives for this prompt, its text in pieces, each as soon as it is certain."""
         sampling = sampling or SamplingConfig()
         return self._pieces(self._rows([prompt], sampling)[0], sampling)
@@ -124,7 +127,7 @@ class Generator:
                 given = len(row.text)
         return row.generation()
 
-    def _rows(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[_Row]:
+    def _rows(self, prompts: Sequence[Prompt], sampling: SamplingConfig) -> list[_Row]:
         """Every prompt's state before its first token, checked."""
         seed = sampling.seed
         if seed is None and sampling.temperature > 0:
@@ -132,9 +135,12 @@ class Generator:
         copies: Counter[str] = Counter()
         device = self.decoder.embedding.weight.device
         rows = []
-        for prompt, encoded in zip(prompts, self.tokenizer.encode_batch(list(prompts)), strict=True):
-            own_seed = row_seed(seed, prompt, copies[prompt])
-            copies[prompt] += 1
+        texts = iter(self.tokenizer.encode_batch([prompt for prompt in prompts if isinstance(prompt, str)]))
+        for prompt in prompts:
+            encoded = next(texts) if isinstance(prompt, str) else list(prompt)
+            written = prompt if isinstance(prompt, str) else str(encoded)
+            own_seed = row_seed(seed, written, copies[written])
+            copies[written] += 1
             rows.append(
                 _Row(
                     prompt=encoded or [self.tokenizer.eod_id],

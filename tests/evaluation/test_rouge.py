@@ -53,4 +53,4 @@ def test_agrees_with_rouge_score(shared: Path) -> None:
         best = {name: max(scorer.score(own, prediction)[name].fmeasure for own in references) for name in scored}
         theirs.append(best)
         assert ours[-1] == pytest.approx(best, abs=1e-9)
-    assert 20 < mean_rouge(ours)["rouge"] == pytest.approx(mean_rouge(theirs)["rouge"], abs=1e-6)
+    assert 10 < mean_rouge(ours)["rouge"] == pytest.approx(mean_rouge(theirs)["rouge"], abs=1e-6)

@@ -264,3 +264,15 @@ def test_mistakes_are_refused(tiny: Generator) -> None:
         tiny.model.embedding.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="logits are not finite"):
         tiny.generate(["hello"], GREEDY)
+
+
+def test_token_ids_are_continued_like_their_text(tiny: Generator) -> None:
+    """A chat template gives ids, some of which no text spells."""
+    ids = tiny.tokenizer.encode("the quick")
+    texts, mixed = tiny.generate(["the quick", "a"], GREEDY), tiny.generate([ids, "a"], GREEDY)
+    assert mixed == texts
+    end = [tiny.tokenizer.eod_id, *ids]
+    assert tiny.generate([end], GREEDY) != texts[:1]
+    assert len({generation.text for generation in tiny.generate([ids, ids, end], SAMPLED)}) == 3
+    stream = tiny.stream(ids, GREEDY)
+    assert "".join(stream) == texts[0].text
