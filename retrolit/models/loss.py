@@ -48,8 +48,8 @@ def masked_loss(hidden: Tensor, weight: Tensor, labels: Tensor, loss_mask: Tenso
     return Loss(mean=mean, tokens=losses.view_as(labels).float())
 
 
-def _rows_per_chunk(vocab_size: int) -> int:
-    """Enough rows to keep the matmuls efficient, more where the vocabulary is small."""
+def rows_per_chunk(vocab_size: int) -> int:
+    """Rows whose logits exist at a time: enough to keep the matmuls efficient, more where the vocabulary is small."""
     return max(512, 2**22 // vocab_size)
 
 
@@ -65,7 +65,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden_wanted, weight_wanted = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if hidden_wanted else None  # (N, D)
         grad_weight = torch.zeros_like(weight, dtype=exact) if weight_wanted else None  # (V, D)
-        rows = _rows_per_chunk(weight.shape[0])
+        rows = rows_per_chunk(weight.shape[0])
         # One buffer for every chunk's logits, gradients included: the steps below write over it.
         buffer = torch.empty(min(rows, labels.shape[0]), weight.shape[0], dtype=exact, device=hidden.device)
         for start in range(0, labels.shape[0], rows):
