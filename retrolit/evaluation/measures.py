@@ -7,6 +7,11 @@ tokens has fewer, and harder, predictions to make.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
+
+import numpy as np
+
+Nats = TypeVar("Nats", float, np.ndarray)
 
 LARGEST_EXPONENT = 700.0
 """exp of more is no float64; a model this bad is infinitely bad in print too."""
@@ -17,6 +22,6 @@ def perplexity(nats: float, count: float) -> float:
     return math.exp(min(nats / count, LARGEST_EXPONENT))
 
 
-def bits_per_byte(nats: float, num_bytes: float) -> float:
+def bits_per_byte(nats: Nats, num_bytes: Nats) -> Nats:
     """nats / ln 2 / bytes of UTF-8 text."""
     return nats / math.log(2) / num_bytes
