@@ -32,6 +32,7 @@ from retrolit.checkpoint.model_types import (
 )
 from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.checkpoint.tensor_files import TensorFolder, write_tensors
+from retrolit.models.lora import merge_lora
 from retrolit.storage import Manifest, atomic_folder, read_json, write_json
 from retrolit.tokens import Tokenizer
 
@@ -44,10 +45,10 @@ def save_model(model: Model, folder: str | Path, tokenizer: Tokenizer | None = N
     """Write a model folder, weights in the model's own dtype; it appears whole or not at all.
 
     A model folder of this name is replaced; anything else that lies there raises FileExistsError. The decoder of a
-    Retro is saved as the plain GPT it is without the Retro.
+    Retro is saved as the plain GPT it is without the Retro, and adapters (LoRA) as part of the weights they belong to.
     """
     folder = Path(folder)
-    state = model.state_dict()
+    state = merge_lora(model.state_dict())
     tensors = ((name, state[name]) for name in tensor_shapes(model.config))
     if not _is_model_folder(folder):
         return write_model_folder(folder, model.config, tensors, tokenizer)
@@ -146,7 +147,7 @@ def _open_lightning(path: Path) -> tuple[Config, Mapping[str, Tensor]]:
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith(LIGHTNING_PREFIX)
     }
-    return _config(checkpoint["retrolit"], path), tensors
+    return _config(checkpoint["retrolit"], path), merge_lora(tensors)
 
 
 def _config(content: dict[str, Any], where: Path) -> Config:

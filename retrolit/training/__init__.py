@@ -1,7 +1,9 @@
 """Training under Lightning, which only this folder and the command line know: modules, data modules, callbacks."""
 
 from retrolit.training.checkpoints import AtomicCheckpointIO, Checkpoints, finished_steps, newest_checkpoint
+from retrolit.training.evaluation import Evaluation
 from retrolit.training.gpt_module import GPTModule
+from retrolit.training.instruct_module import InstructRetroModule
 from retrolit.training.loggers import MetricsFile
 from retrolit.training.metrics import TrainingMetrics
 from retrolit.training.module import LanguageModule
@@ -16,7 +18,9 @@ from retrolit.training.text_samples import TextSamples
 __all__ = [
     "AtomicCheckpointIO",
     "Checkpoints",
+    "Evaluation",
     "GPTModule",
+    "InstructRetroModule",
     "LanguageModule",
     "MetricsFile",
     "OptimizerConfig",

@@ -51,7 +51,7 @@ class TrainingMetrics(L.Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             self._seconds += time.perf_counter() - self._begin
             return
-        loss = float(trainer.strategy.reduce(torch.as_tensor(self._loss_sum), reduce_op="mean"))
+        loss = float(trainer.strategy.reduce(torch.as_tensor(self._loss_sum), reduce_op="mean") * pl_module.loss_scale)
         self._loss_sum = 0.0
         self._steps += 1
         # Only now: reading the loss has waited for the device.
@@ -80,7 +80,7 @@ class TrainingMetrics(L.Callback):
         }
         peak = device_peak_flops(module.device)
         if peak is not None:
-            flops = tokens_per_second * module.model.flops_per_token(data.sequence_length)
+            flops = tokens_per_second * module.flops_per_token(data.sequence_length)
             row["speed/model_flops_utilization"] = flops / (peak * trainer.world_size)
         log_row(trainer, row)
         # For the progress bar, and for callbacks that monitor a metric.

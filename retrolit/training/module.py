@@ -71,6 +71,8 @@ class LanguageModule(L.LightningModule, ABC):
         self.totals = LossTotals()
         self.gradient_norm = torch.tensor(0.0)
         """Of the last optimizer step, before clipping."""
+        self.loss_scale = torch.tensor(1.0)
+        """The mean of the micro-batches' losses times this is the loss of the last optimizer step."""
         self.learning_rate = 0.0
         """Of the last optimizer step."""
 
@@ -219,6 +221,11 @@ class LanguageModule(L.LightningModule, ABC):
         """
         self.gradient_norm = clip_gradients(self.parameters(), gradient_clip_val or None)
         self.learning_rate = optimizer.param_groups[0]["lr"]
+
+    def flops_per_token(self, sequence_length: int) -> int:
+        """FLOPs of training on one token."""
+        assert self.model is not None
+        return self.model.flops_per_token(sequence_length)
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must not change, section by section; `config` no other use of the weights either."""

@@ -16,6 +16,7 @@ from retrolit.evaluation.loss_totals import LossTotals
 from retrolit.evaluation.retrieval_gain import RetrievalTotals
 from retrolit.models import GPT, Loss, Retro, RetroConfig
 from retrolit.training.module import WITHOUT_WEIGHTS, LanguageModule
+from retrolit.training.pretraining_data import PretrainingData
 
 
 class RetroModule(LanguageModule):
@@ -65,17 +66,7 @@ class RetroModule(LanguageModule):
     def setup(self, stage: str) -> None:
         """Raises ValueError where model, data and trainer do not fit together."""
         super().setup(stage)
-        data = self.data
-        if not data.num_neighbors:
-            raise ValueError(
-                f"data.num_neighbors: expected model.config.num_neighbors ({self.config.num_neighbors}), got 0; "
-                "a Retro is trained with neighbors"
-            )
-        fixed = ["chunk_length", "num_retrieved_chunks"] + (["num_neighbors"] if stage == "fit" else [])
-        for name in fixed:
-            ours, theirs = getattr(self.config, name), getattr(data, name)
-            if ours != theirs:
-                raise ValueError(f"data.{name}: expected model.config.{name} ({ours}), got {theirs}")
+        check_neighbors(self.config, self.data, stage)
 
     def build(self) -> Retro:
         """A Retro around the GPT to fit it to, or with random weights."""
@@ -167,6 +158,20 @@ class RetroModule(LanguageModule):
     def _say(self, line: str) -> None:
         if self.trainer.is_global_zero:
             print(line, flush=True)
+
+
+def check_neighbors(config: RetroConfig, data: PretrainingData, stage: str) -> None:
+    """Raises ValueError where the data's neighbors are not those that the Retro reads."""
+    if not data.num_neighbors:
+        raise ValueError(
+            f"data.num_neighbors: expected model.config.num_neighbors ({config.num_neighbors}), got 0; "
+            "a Retro is trained with neighbors"
+        )
+    fixed = ["chunk_length", "num_retrieved_chunks"] + (["num_neighbors"] if stage == "fit" else [])
+    for name in fixed:
+        ours, theirs = getattr(config, name), getattr(data, name)
+        if ours != theirs:
+            raise ValueError(f"data.{name}: expected model.config.{name} ({ours}), got {theirs}")
 
 
 class _Source:

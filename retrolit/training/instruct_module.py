@@ -1,0 +1,133 @@
+"""InstructRetroModule: instruction tuning under Lightning, of a Retro or a GPT."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from retrolit.checkpoint.model_types import model_type_of
+from retrolit.data.batch import Batch
+from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
+from retrolit.models.lora import LoRAConfig, add_lora
+from retrolit.training.module import LanguageModule
+from retrolit.training.retro_module import check_neighbors
+
+
+class InstructRetroModule(LanguageModule):
+    """Tunes a Retro, or a GPT, on conversations; the loss is that of the replies alone.
+
+    Every trained token of an optimizer step counts the same, however the step is divided into micro-batches and over
+    devices: the step's loss is the sum over its trained tokens divided by their number.
+
+    Args:
+        config: What the model is made of: a Retro's, or for the baseline a GPT's.
+        gate: 0, as in the paper: encoder and cross-attention are not run, not trained and not decayed, they stay as
+            they were bit for bit. 1: each chunk reads its neighbors, where the data have some for it.
+        lora: Train adapters of this size in place of the weights; the model folder has them merged.
+    """
+
+    def __init__(
+        self,
+        config: RetroConfig | GPTConfig,
+        *,
+        gate: Literal[0, 1] = 0,
+        lora: LoRAConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(config, **settings)
+        if gate not in (0, 1):
+            raise ValueError(f"model.gate: expected 0 or 1, got {gate!r}")
+        if gate and isinstance(config, GPTConfig):
+            raise ValueError("model.gate: expected 0 for a GPT, which reads no neighbors, got 1")
+        self.model_type = model_type_of(config)
+        self.gate = gate
+        self.lora = lora
+        self.counted = torch.tensor(0.0)
+        """Trained tokens of the optimizer step so far, on this device."""
+
+    @property
+    def decoder(self) -> GPT:
+        """The GPT in the model, or that it is."""
+        assert self.model is not None
+        return self.model.decoder if isinstance(self.model, Retro) else self.model
+
+    def setup(self, stage: str) -> None:
+        """Raises ValueError where model, data and trainer do not fit together."""
+        super().setup(stage)
+        if stage == "fit" and self.starts_fresh and self.init_from is None:
+            raise ValueError("model.init_from: expected the model folder or checkpoint to tune, got none")
+        if self.gate:
+            assert isinstance(self.config, RetroConfig)
+            check_neighbors(self.config, self.data, stage)
+        elif self.data.num_neighbors:
+            raise ValueError(
+                f"data.num_neighbors: expected 0, as model.gate 0 reads no neighbors, got {self.data.num_neighbors}"
+            )
+
+    def build(self) -> GPT | Retro:
+        """The model with random weights; what gate 0 leaves alone is frozen."""
+        if isinstance(self.config, GPTConfig):
+            return GPT(self.config)
+        retro = Retro(self.config)
+        if not self.gate:
+            for name, weight in retro.named_parameters():
+                weight.requires_grad = not (name.startswith("encoder.") or "cross_attention" in name)
+        return retro
+
+    def configure_model(self) -> None:
+        """Build the model and take its first weights; then put adapters beside them, where they are asked for."""
+        if self.model is not None:
+            return
+        super().configure_model()
+        if self.lora is not None:
+            assert self.model is not None
+            add_lora(self.model, self.lora)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Loss of the replies, with the batch's neighbors when the gate is 1."""
+        segments = batch.segments
+        if isinstance(self.model, Retro) and self.gate:
+            neighbors = (batch.neighbor_tokens, batch.neighbor_mask)
+            return self.model.loss(batch.tokens, batch.labels, batch.loss_mask, *neighbors, segments=segments)
+        return self.decoder.loss(batch.tokens, batch.labels, batch.loss_mask, segments)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The sum over the micro-batch's trained tokens, divided by how many they would be if all tokens were trained.
+
+        The step's own number is not known before its last micro-batch; `configure_gradient_clipping` makes up for it.
+        """
+        trained = batch.loss_mask.sum()
+        self.counted = self.counted.to(trained.device) + trained
+        return self.loss(batch).mean * (trained / self._all_tokens)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Make the gradient that of the mean over the whole step's trained tokens; then clip it."""
+        counted = torch.as_tensor(self.trainer.strategy.reduce(self.counted, reduce_op="mean"))  # a device
+        self.counted = torch.zeros_like(self.counted)
+        self.loss_scale = self._all_tokens * self.trainer.accumulate_grad_batches / counted.clamp(min=1)
+        for weight in self.parameters():
+            if weight.grad is not None:
+                weight.grad.mul_(self.loss_scale)
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def flops_per_token(self, sequence_length: int) -> int:
+        """With gate 0 those of the decoder alone. Frozen weights are counted as if they were trained."""
+        assert self.model is not None
+        return (self.model if self.gate else self.decoder).flops_per_token(sequence_length)
+
+    def settings(self) -> dict[str, Any]:
+        """What a resumed run must not change."""
+        return super().settings() | {"gate": self.gate, "lora": None if self.lora is None else asdict(self.lora)}
+
+    @property
+    def _all_tokens(self) -> int:
+        """Tokens of a micro-batch, trained or not."""
+        return self.data.micro_batch_size * self.data.sequence_length
