@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from retrolit.tokens.bpe import SMALLEST_BPE
 
@@ -23,6 +25,10 @@ class CorpusConfig:
     separator: str | None = None
     """.txt: the line between two documents ("" is a blank line); when not given a file is one document."""
 
+    heading: str | None = None
+    """.txt: a regular expression; a line that matches it, between blank lines, begins a document and is its first line
+    (WikiText: "^ = [^=].* = $")."""
+
     on_error: Literal["stop", "skip"] = "stop"
     """What a bad record does: stop names file and line; skip leaves it out and counts it in the manifest."""
 
@@ -35,6 +41,17 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "skip"):
             raise ValueError(f"CorpusConfig.on_error: expected stop or skip, got {self.on_error!r}")
+        if self.heading is not None:
+            if self.separator is not None:
+                raise ValueError(
+                    "CorpusConfig.heading: a .txt is divided by headings or by a separator, got both; leave one out"
+                )
+            try:
+                re.compile(self.heading)
+            except re.error as error:
+                raise ValueError(
+                    f"CorpusConfig.heading: expected a regular expression, got {self.heading!r}: {error}"
+                ) from error
         if self.split is not None and self.split not in SPLITS:
             raise ValueError(f"CorpusConfig.split: expected one of {', '.join(SPLITS)}, got {self.split!r}")
         if self.weight is not None and not self.weight > 0:
@@ -87,21 +104,27 @@ class TokensConfig:
     """Shares of the documents; which split one falls into is decided by a hash of its text alone."""
 
     def __post_init__(self) -> None:
-        if not self.corpora:
-            raise ValueError("TokensConfig.corpora: expected at least one corpus, got none")
-        for name in self.corpora:
-            if not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f"TokensConfig.corpora: a name is made of letters, digits, - and _; got {name!r}")
-        weighted = [name for name, corpus in self.corpora.items() if corpus.weight is not None]
-        if weighted and len(weighted) < len(self.corpora):
-            rest = sorted(set(self.corpora) - set(weighted))
-            raise ValueError(
-                f"TokensConfig.corpora: {', '.join(rest)} lack a weight; give one to all corpora or to none"
-            )
-        unknown = sorted(set(self.splits) - set(SPLITS))
-        if unknown or any(share < 0 for share in self.splits.values()) or not self.splits.get("train"):
-            raise ValueError(
-                f"TokensConfig.splits: expected shares of {', '.join(SPLITS)} with train above 0, got {self.splits}"
-            )
-        if abs(sum(self.splits.values()) - 1) > 1e-6:
-            raise ValueError(f"TokensConfig.splits: expected shares that add up to 1, got {sum(self.splits.values())}")
+        check_corpora("TokensConfig", self.corpora)
+        check_splits("TokensConfig", self.splits)
+
+
+def check_corpora(config: str, corpora: Mapping[str, Any]) -> None:
+    """Raises ValueError where there are none, one has an odd name, or some have a weight and others none."""
+    if not corpora:
+        raise ValueError(f"{config}.corpora: expected at least one corpus, got none")
+    for name in corpora:
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"{config}.corpora: a name is made of letters, digits, - and _; got {name!r}")
+    weighted = [name for name, corpus in corpora.items() if corpus.weight is not None]
+    if weighted and len(weighted) < len(corpora):
+        rest = sorted(set(corpora) - set(weighted))
+        raise ValueError(f"{config}.corpora: {', '.join(rest)} lack a weight; give one to all corpora or to none")
+
+
+def check_splits(config: str, splits: dict[str, float]) -> None:
+    """Raises ValueError where the shares are not those of the splits, train among them, or do not add up to one."""
+    unknown = sorted(set(splits) - set(SPLITS))
+    if unknown or any(share < 0 for share in splits.values()) or not splits.get("train"):
+        raise ValueError(f"{config}.splits: expected shares of {', '.join(SPLITS)} with train above 0, got {splits}")
+    if abs(sum(splits.values()) - 1) > 1e-6:
+        raise ValueError(f"{config}.splits: expected shares that add up to 1, got {sum(splits.values())}")

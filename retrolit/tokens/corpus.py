@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from retrolit.storage import fingerprint, sha256_file
 from retrolit.tokens.config import CorpusConfig
-from retrolit.tokens.readers import BadRecord, Document, is_readable, read_file
+from retrolit.tokens.readers import DOCUMENTS, BadRecord, Document, field_of, is_readable, read_file
+
+Record_co = TypeVar("Record_co", covariant=True)
+"""What a corpus consists of: documents, or conversations."""
 
 
-class Corpus(Protocol):
-    """Documents in a fixed order."""
+class Corpus(Protocol[Record_co]):
+    """Documents, or other records, in a fixed order."""
 
     @property
     def size(self) -> int:
         """How much there is to read, in bytes."""
         ...
 
-    def read(self) -> Iterator[Document | BadRecord]:
-        """All documents from the first one on, and the records that are none."""
+    def read(self) -> Iterator[Record_co | BadRecord]:
+        """All of them from the first one on, and the records that are none."""
         ...
 
     def position(self) -> int:
@@ -34,7 +37,7 @@ class Corpus(Protocol):
         ...
 
 
-def open_corpus(config: CorpusConfig) -> Corpus:
+def open_corpus(config: CorpusConfig) -> Corpus[Document]:
     """The corpus that `config.source` names. Raises FileNotFoundError or ValueError when there is none."""
     if config.source == "python-docs" or config.source.startswith("python-docs:"):
         from retrolit.tokens.python_docs import PythonDocs
@@ -43,26 +46,31 @@ def open_corpus(config: CorpusConfig) -> Corpus:
     if config.source.startswith("hf:"):
         from retrolit.tokens.hf_datasets import HuggingFaceDataset
 
-        return HuggingFaceDataset(config)
-    return FileCorpus(config)
+        return HuggingFaceDataset(config.source, lambda row, source: [field_of(row, config.text_field, source)])
+    return FileCorpus(config.source, lambda file, name: read_file(file, name, config), DOCUMENTS)
 
 
-def documents(corpus: Corpus, config: CorpusConfig, skipped: Counter[str]) -> Iterator[Document]:
+def documents(corpus: Corpus[Document], config: CorpusConfig, skipped: Counter[str]) -> Iterator[Document]:
     """The documents of a corpus. Empty ones are left out and counted in `skipped`, and so are bad records under
     `on_error: skip`; otherwise a bad record raises ValueError.
     """
     for record in corpus.read():
         if isinstance(record, BadRecord):
-            if config.on_error == "stop":
-                raise ValueError(
-                    f"{record.source}: {record.kind}: {record.detail}. Mend it, or set on_error: skip to leave such "
-                    f"records out and count them; what is done already is kept"
-                )
-            skipped[record.kind] += 1
+            leave_out(record, config.on_error, skipped)
         elif not record.text or record.text.isspace():
             skipped["empty document"] += 1
         else:
             yield record
+
+
+def leave_out(record: BadRecord, on_error: str, skipped: Counter[str]) -> None:
+    """Counts a bad record under `on_error` skip; raises ValueError under stop."""
+    if on_error == "stop":
+        raise ValueError(
+            f"{record.source}: {record.kind}: {record.detail}. Mend it, or set on_error: skip to leave such records "
+            f"out and count them; what is done already is kept"
+        )
+    skipped[record.kind] += 1
 
 
 def contents_fingerprint(contents: Any) -> str:
@@ -72,21 +80,29 @@ def contents_fingerprint(contents: Any) -> str:
     return fingerprint(contents)
 
 
-class FileCorpus:
-    """The files of a path, folder or glob, in the order of their names."""
+class FileCorpus(Generic[Record_co]):
+    """The files of a path, folder or glob whose names end in one of `endings`, in the order of their names.
 
-    def __init__(self, config: CorpusConfig) -> None:
-        self._config = config
-        self._files = _find_files(config.source)
+    `read_file` gives what is in an open file of some name.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        read_file: Callable[[BinaryIO, str], Iterator[Record_co | BadRecord]],
+        endings: Sequence[str],
+    ) -> None:
+        self._read_file = read_file
+        self._files = _find_files(source, endings)
         self._done = 0
         self._raw = None
         self.size = sum(path.stat().st_size for path in self._files.values())
 
-    def read(self) -> Iterator[Document | BadRecord]:
+    def read(self) -> Iterator[Record_co | BadRecord]:
         self._done = 0
         for name, path in self._files.items():
             with open(path, "rb") as self._raw:
-                yield from read_file(self._raw, name, self._config)
+                yield from self._read_file(self._raw, name)
                 self._done += path.stat().st_size
             self._raw = None
 
@@ -106,14 +122,14 @@ class FileCorpus:
         return entries
 
 
-def _find_files(source: str) -> dict[str, Path]:
+def _find_files(source: str, endings: Sequence[str]) -> dict[str, Path]:
     """Name of each file, relative to what they have in common -> its path, sorted by name."""
     path = Path(source)
     if path.is_file():
-        if not is_readable(path.name):
+        if not is_readable(path.name, endings):
             raise ValueError(
-                f"{source}: expected a name that ends in .txt, .jsonl or .parquet (or .md, .rst, .tokens, .ndjson), "
-                f"perhaps followed by .gz, .zst, .xz or .bz2; rename it after what it holds"
+                f"{source}: expected a name that ends in {', '.join(endings)}, perhaps followed by .gz, .zst, .xz or "
+                f".bz2; rename it after what it holds"
             )
         return {path.name: path}
     if path.is_dir():
@@ -121,11 +137,11 @@ def _find_files(source: str) -> dict[str, Path]:
     else:
         paths = [Path(name) for name in glob.glob(source, recursive=True)]
         root = Path(glob.escape(source).partition("[")[0] + "_").parent  # the last folder before a wildcard
-    files = sorted(file for file in paths if file.is_file() and is_readable(file.name))
+    files = sorted(file for file in paths if file.is_file() and is_readable(file.name, endings))
     if not files:
         what = "no readable files there" if path.is_dir() else "nothing by that name"
         raise FileNotFoundError(
-            f"{source}: expected a file, folder or glob of .txt, .jsonl or .parquet files, got {what} "
+            f"{source}: expected a file, folder or glob of {', '.join(endings)} files, got {what} "
             f"(relative paths start at {Path.cwd()})"
         )
     return {file.relative_to(root).as_posix(): file for file in files}

@@ -6,24 +6,24 @@ data set on the Hub, or a folder written by `save_to_disk`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
-from retrolit.tokens.config import CorpusConfig
-from retrolit.tokens.readers import BadRecord, Document, field_of
+from retrolit.tokens.corpus import Record_co
+from retrolit.tokens.readers import BadRecord
 
 
-class HuggingFaceDataset:
-    """The rows of one split."""
+class HuggingFaceDataset(Generic[Record_co]):
+    """What `read_row` makes of the rows of one split, each with where it is."""
 
-    def __init__(self, config: CorpusConfig) -> None:
+    def __init__(self, source: str, read_row: Callable[[Any, str], Iterable[Record_co | BadRecord]]) -> None:
         try:
             import datasets
         except ImportError as error:
-            raise ValueError(f'{config.source} needs the package datasets: pip install "retrolit[data]"') from error
-        self._config = config
-        name, subset, split = [*config.source.removeprefix("hf:").split(":"), "", ""][:3]
+            raise ValueError(f'{source} needs the package datasets: pip install "retrolit[data]"') from error
+        self._read_row = read_row
+        name, subset, split = [*source.removeprefix("hf:").split(":"), "", ""][:3]
         if Path(name).is_dir():
             found = datasets.load_from_disk(name)
             self._rows = found[split or "train"] if isinstance(found, datasets.DatasetDict) else found
@@ -33,10 +33,10 @@ class HuggingFaceDataset:
         self._done = 0
         self.size: int = self._rows.data.nbytes
 
-    def read(self) -> Iterator[Document | BadRecord]:
+    def read(self) -> Iterator[Record_co | BadRecord]:
         for number, row in enumerate(self._rows, 1):
             self._done = number
-            yield field_of(row, self._config.text_field, f"{self._name}:{number}")
+            yield from self._read_row(row, f"{self._name}:{number}")
 
     def position(self) -> int:
         return int(self._rows.data.nbytes * self._done / len(self._rows))

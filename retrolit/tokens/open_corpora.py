@@ -25,7 +25,10 @@ class OpenCorpus:
     @property
     def reading(self) -> dict[str, Any]:
         """The settings that decide which documents it gives (on_error changes nothing where nothing is wrong)."""
-        return {name: getattr(self.config, name) for name in ("text_field", "separator", "split")}
+        names = ["text_field", "separator", "split"]
+        # Stores made before there were headings keep their names.
+        names += ["heading"] if self.config.heading is not None else []
+        return {name: getattr(self.config, name) for name in names}
 
     def documents(self, skipped: Counter[str]) -> Iterator[Document]:
         return documents(self._present(), self.config, skipped)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -15,6 +16,7 @@ from retrolit.tokens.config import CorpusConfig
 TEXT = (".txt", ".text", ".md", ".rst", ".tokens")
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
+DOCUMENTS = (*TEXT, *JSON_LINES, *PARQUET)
 
 
 class Document(NamedTuple):
@@ -32,9 +34,9 @@ class BadRecord(NamedTuple):
     detail: str
 
 
-def is_readable(name: str) -> bool:
-    """Whether the name's ending is one of a format we read."""
-    return PurePath(strip_compression(name)[0]).suffix in (*TEXT, *JSON_LINES, *PARQUET)
+def is_readable(name: str, endings: Sequence[str]) -> bool:
+    """Whether the name's ending, before that of a compression, is one of these."""
+    return PurePath(strip_compression(name)[0]).suffix in endings
 
 
 def read_file(raw: BinaryIO, name: str, config: CorpusConfig) -> Iterator[Document | BadRecord]:
@@ -47,6 +49,8 @@ def read_file(raw: BinaryIO, name: str, config: CorpusConfig) -> Iterator[Docume
                 yield from _read_json_lines(file, name, config.text_field)
             elif suffix in PARQUET:
                 yield from _read_parquet(file, name, config.text_field, seekable=not compression)
+            elif config.heading is not None:
+                yield from _read_headed_text(file, name, re.compile(config.heading.encode()))
             elif config.separator is None:
                 yield from _read_whole_text(file, name)
             else:
@@ -69,21 +73,27 @@ def field_of(record: Any, field: str, source: str) -> Document | BadRecord:
     return Document(source, record[field])
 
 
-def _read_json_lines(file: BinaryIO, name: str, field: str) -> Iterator[Document | BadRecord]:
+def json_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, Any] | BadRecord]:
+    """Where each line is, and the JSON value on it; blank lines are left out."""
     # The lines of a binary file end at "\n" only; U+2028 and the like may stand inside a string.
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(lines, 1):
         source = f"{name}:{number}"
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             if text.isspace():
                 continue
-            document = field_of(json.loads(text), field, source)
+            value = json.loads(text)
         except UnicodeDecodeError as error:
-            yield _wrong_encoding(source, line, error)
+            yield wrong_encoding(source, line, error)
         except (ValueError, RecursionError) as error:
             yield BadRecord(source, "broken JSON", str(error))
         else:
-            yield _refuse_surrogates(document) if "\\u" in text else document
+            yield source, value
+
+
+def _read_json_lines(file: BinaryIO, name: str, field: str) -> Iterator[Document | BadRecord]:
+    for record in json_lines(file, name):
+        yield record if isinstance(record, BadRecord) else _refuse_surrogates(field_of(record[1], field, record[0]))
 
 
 def _refuse_surrogates(document: Document | BadRecord) -> Document | BadRecord:
@@ -103,7 +113,7 @@ def _read_whole_text(file: BinaryIO, name: str) -> Iterator[Document | BadRecord
         yield Document(name, content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        yield _wrong_encoding(f"{name}:{line}", content, error)
+        yield wrong_encoding(f"{name}:{line}", content, error)
 
 
 def _read_separated_text(file: BinaryIO, name: str, separator: bytes) -> Iterator[Document | BadRecord]:
@@ -120,17 +130,43 @@ def _read_separated_text(file: BinaryIO, name: str, separator: bytes) -> Iterato
         yield _joined(lines, name, first)
 
 
+def _read_headed_text(file: BinaryIO, name: str, heading: re.Pattern[bytes]) -> Iterator[Document | BadRecord]:
+    lines: list[bytes] = []
+    first = 1
+    for number, line in enumerate(file, 1):
+        # Whether a line is a heading shows at the line after it.
+        is_heading = len(lines) > 0 and not line.strip() and heading.search(lines[-1].rstrip(b"\r\n"))
+        if is_heading and (len(lines) == 1 or not lines[-2].strip()):
+            if len(lines) > 1:
+                yield _joined(lines[:-1], name, first)
+            lines, first = lines[-1:], number - 1
+        lines.append(line)
+    if lines:
+        yield _joined(lines, name, first)
+
+
 def _joined(lines: list[bytes], name: str, first: int) -> Document | BadRecord:
-    """The document of these lines, without the line break before the separator."""
+    """The document of these lines, without the line break at its end."""
     content = b"".join(lines).removesuffix(b"\n").removesuffix(b"\r")
     try:
         return Document(f"{name}:{first}", content.decode("utf-8-sig" if first == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         line = first + content.count(b"\n", 0, error.start)
-        return _wrong_encoding(f"{name}:{line}", content, error)
+        return wrong_encoding(f"{name}:{line}", content, error)
 
 
 def _read_parquet(file: BinaryIO, name: str, field: str, seekable: bool) -> Iterator[Document | BadRecord]:
+    for source, row in table_rows(file, name, seekable, field):
+        yield field_of(row, field, source)
+
+
+def table_rows(
+    file: BinaryIO, name: str, seekable: bool, column: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row of a .parquet file is, and its columns, or one of them alone.
+
+    Of a file without that column, one row that says which columns there are.
+    """
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -144,19 +180,20 @@ def _read_parquet(file: BinaryIO, name: str, field: str, seekable: bool) -> Iter
         number = 0
         try:
             table = parquet.ParquetFile(file)
-            if field not in table.schema_arrow.names:
-                yield field_of(dict.fromkeys(table.schema_arrow.names), field, name)
+            if column is not None and column not in table.schema_arrow.names:
+                yield name, dict.fromkeys(table.schema_arrow.names)
                 return
+            columns = None if column is None else [column]
             for group in range(table.num_row_groups):
-                for batch in table.iter_batches(1024, row_groups=[group], columns=[field]):
-                    for value in batch.column(0).to_pylist():
+                for batch in table.iter_batches(1024, row_groups=[group], columns=columns):
+                    for row in batch.to_pylist():
                         number += 1
-                        yield field_of({field: value}, field, f"{name}:{number}")
+                        yield f"{name}:{number}", row
         except (arrow.ArrowException, OSError) as error:
             if getattr(error, "errno", None) is not None:  # the disk's mistake, not the file's
                 raise
             raise DamagedFileError(f"after row {number}: {error}") from error
 
 
-def _wrong_encoding(source: str, content: bytes, error: UnicodeDecodeError) -> BadRecord:
+def wrong_encoding(source: str, content: bytes, error: UnicodeDecodeError) -> BadRecord:
     return BadRecord(source, "wrong encoding", f"expected UTF-8, got the byte 0x{content[error.start]:02x}")
