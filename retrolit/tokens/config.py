@@ -38,6 +38,14 @@ class CorpusConfig:
     weight: float | None = None
     """Share of the training samples, relative to the other corpora's weights; by size when no corpus has one."""
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The settings that decide which documents it gives (on_error changes nothing where nothing is wrong)."""
+        names = ["text_field", "separator", "split"]
+        # Stores made before there were headings keep their names.
+        names += ["heading"] if self.heading is not None else []
+        return {name: getattr(self, name) for name in names}
+
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "skip"):
             raise ValueError(f"CorpusConfig.on_error: expected stop or skip, got {self.on_error!r}")
@@ -76,6 +84,9 @@ class TokenizerConfig:
 
     eod_token: str | None = None
     """file: the token that closes a document, where the files do not say."""
+
+    special_tokens: list[str] = field(default_factory=list)
+    """bpe, and file with a tokenizer.json: more tokens that no text can spell, e.g. those of a chat template."""
 
     def __post_init__(self) -> None:
         if self.type not in ("bytes", "bpe", "file"):
