@@ -17,11 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from retrolit.checkpoint import save_model
+from retrolit.cli.show_results import show_results
 from retrolit.cli.trainer_parser import CommandLineMistake, TrainerParser
 from retrolit.storage import atomic_write
 from retrolit.training import (
     AtomicCheckpointIO,
     Checkpoints,
+    Evaluation,
     LanguageModule,
     MetricsFile,
     PretrainingData,
@@ -86,6 +88,7 @@ class TrainerCLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(TrainingMetrics, "metrics")
         parser.add_lightning_class_args(TextSamples, "samples")
+        parser.add_lightning_class_args(Evaluation, "evaluation")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As Lightning's, without its warning that the command line came as a list."""
@@ -161,7 +164,11 @@ class TrainerCLI(LightningCLI):
             model.starts_fresh, checkpoint = False, weights
         self._say(f"weights from {weights}")
         verb(model, ckpt_path=checkpoint, **kwargs)
-        if self.trainer.callback_metrics and self.trainer.is_global_zero:
+        evaluation = self._get(self.config_init, "evaluation")
+        if evaluation.results:
+            show_results(Console(), evaluation.split, evaluation.results)
+            self._say(f"wrote {evaluation.path}")
+        elif self.trainer.callback_metrics and self.trainer.is_global_zero:
             table = Table("metric", "value")
             for name, value in self.trainer.callback_metrics.items():
                 table.add_row(name, f"{float(value):.4f}")

@@ -33,9 +33,11 @@ def resampled_sums(sums: NDArray[np.float64], num_resamples: int, seed: int) -> 
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Where the middle 95 % of the values lie; None where there are none, or some are no numbers."""
-    if not len(values) or not np.isfinite(values).all():
+    """Where the middle 95 % of the values lie. Values that are no numbers, from drawn splits that had none of what is
+    measured, are left out; None where they are more than one in twenty."""
+    there = values[np.isfinite(values)]
+    if not len(there) or len(there) < CONFIDENCE * len(values):
         return None
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.quantile(there, [tail, 1 - tail])
     return float(low), float(high)

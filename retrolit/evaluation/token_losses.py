@@ -118,10 +118,10 @@ class TokenLosses:
                 others = [reading for reading in self.nats if reading != "retrieved"]
                 entry["gain"] = {other: _number(bits[other] - bits["retrieved"]) for other in others}
                 entry["gain_interval"] = {other: interval(spread[other] - spread["retrieved"]) for other in others}
-                entry["share_of_gain"] = {
-                    other: _number(self._saved(totals[number], other) / self._saved(totals[0], other))
-                    for other in others
-                }
+                entry["share_of_gain"] = {}
+                for other in others:
+                    saved = self._saved(totals[0], other)  # of nothing, there are no shares
+                    entry["share_of_gain"][other] = float(self._saved(totals[number], other) / saved) if saved else None
             measured[name] = entry
         return measured
 
@@ -131,10 +131,9 @@ class TokenLosses:
             return {name: bits_per_byte(sums[..., 1 + i], sums[..., 0]) for i, name in enumerate(self.nats)}
 
     def _saved(self, sums: NDArray[np.float64], other: str) -> np.float64:
-        """Nats that retrieved neighbors save over this reading; NaN for none: a share of nothing is no number."""
+        """Nats that retrieved neighbors save over this reading."""
         readings = list(self.nats)
-        saved = sums[1 + readings.index(other)] - sums[1 + readings.index("retrieved")]
-        return saved if saved else np.float64("nan")
+        return sums[1 + readings.index(other)] - sums[1 + readings.index("retrieved")]
 
 
 def _number(value: NDArray[np.float64] | np.float64) -> float | None:

@@ -84,9 +84,9 @@ class OwnDocuments:
         num_documents = len(store.document_starts) - 1
         if copies:
             # Documents with the same tokens get the same group.
-            content = np.concatenate([_content_hashes(other) for other in database.stores])
+            content = np.concatenate([content_hashes(other) for other in database.stores])
             known, self._group = np.unique(content, return_inverse=True)
-            own = _content_hashes(store)
+            own = content_hashes(store)
             place = np.minimum(np.searchsorted(known, own), max(len(known) - 1, 0))
             self._own_group = np.where(known[place] == own, place, -1) if len(known) else np.full(len(own), -1)
         else:
@@ -110,7 +110,7 @@ class OwnDocuments:
         return own, copies & ~own
 
 
-def _content_hashes(store: TokenStore) -> NDArray[np.uint64]:
+def content_hashes(store: TokenStore) -> NDArray[np.uint64]:
     """Eight bytes of a hash of each document's ids: (documents,)."""
     hashes = np.empty(len(store), dtype=np.uint64)
     stream, starts = np.asarray(store.tokens), store.document_starts

@@ -45,6 +45,7 @@ def test_one_block_or_many_draw_as_many_documents(monkeypatch):
     assert (resampled_sums(sums, 20, seed=3) == resampled_sums(sums, 20, seed=3)).all()
 
 
-def test_no_interval_where_a_drawn_split_has_nothing():
-    assert interval(np.array([1.0, np.nan])) is None
+def test_no_interval_where_many_drawn_splits_have_nothing():
+    assert interval(np.array([np.nan] + [1.0] * 19)) == (1.0, 1.0)
+    assert interval(np.array([np.nan] * 2 + [1.0] * 18)) is None
     assert interval(np.array([])) is None
