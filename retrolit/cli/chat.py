@@ -2,85 +2,150 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import warnings
 from collections.abc import Iterator
-from typing import Any, Literal
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from retrolit.cli.load_generator import load_generator
-from retrolit.cli.show_generation import show_pieces, show_retrieved
-from retrolit.generation import Chat, SamplingConfig
+from retrolit.cli.load_generator import Writer, open_writer, warnings_in_lines
+from retrolit.cli.show_generation import show_contexts, show_pieces, show_retrieved
+from retrolit.generation import Chat, Generation, Generator
+from retrolit.generation.contexts import retrieve_contexts
+from retrolit.models import Retro
+from retrolit.tokens.chat_template import TEMPLATE_FILE, ChatTemplate, load_chat_template
+
+HELP = """\
+/new          begin a new conversation
+/system TEXT  begin a new conversation with this system message
+/neighbors    show what was retrieved for the last reply
+/gate 0|1     write without or with the neighbors of a Retro
+/help         show these commands
+Ctrl-D ends."""
 
 
 def chat(
     model: str,
     *,
-    tokenizer: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    retriever: str | None = None,
+    template: str | None = None,
+    system: str | None = None,
+    contexts: int = 0,
     show_neighbors: bool = False,
-    gate: float = 1.0,
-    num_neighbors: int | None = None,
-    retrieval_stride: int | None = None,
-    exclude: list[str] | None = None,
-    **sampling: Any,
+    **options: Any,
 ) -> None:
     """Talk to a model.
 
-    Each line is a message; the reply is printed while it is made, and the model reads all that was said before, as
-    plain text with the names User and Assistant. /new begins a new conversation; Ctrl-D ends. In a pipe, each line of
-    the input is a message of one conversation, and only replies are printed.
+    Each line is a message; the reply is printed while it is made, and the model reads all that was said before. A line
+    that begins with / is a command: /new, /system TEXT, /neighbors, /gate 0|1, /help. Ctrl-D ends. In a pipe, each line
+    of the input is a message of one conversation, or a command, and only replies and what commands show are printed.
 
     Args:
         model: a model folder, or a training checkpoint (.ckpt) together with --tokenizer.
-        tokenizer: the tokenizer's folder or file; the model folder's own when not given.
-        device: where the model runs; auto takes a GPU where there is one.
-        dtype: what the model computes in.
-        retriever: for a Retro, the index to retrieve from while it writes: an index folder, or a prepared folder.
-        show_neighbors: show what was retrieved for each chunk behind every reply.
-        gate: scales what neighbors add to the text; 0 retrieves nothing.
-        num_neighbors: neighbors of a chunk; as many as in training when not given.
-        retrieval_stride: new tokens after which neighbors are sought again; a chunk's length when not given.
-        exclude: leave out neighbors with this text in their source, as --show_neighbors shows it; may be repeated.
+        template: what is written around the messages: instructretro, special-tokens, plain, a .yaml file, or a folder
+            with a chat template; the one the model was tuned with when not given, and plain where there is none.
+        system: the system message; the template's own when not given, none when empty.
+        contexts: passages that are retrieved for each message and written into the prompt, from the --retriever.
+        show_neighbors: show what was retrieved behind every reply.
     """
-    settings = SamplingConfig(**sampling)
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"retrolit chat: {message}", file=sys.stderr)
-        generator = load_generator(
-            model, tokenizer, device, dtype, retriever, gate=gate, num_neighbors=num_neighbors,
-            retrieval_stride=retrieval_stride, exclude=exclude,
-        )  # fmt: skip
-        conversation = Chat(generator, settings)
+    with warnings_in_lines("chat"):
+        talk = _Talk(open_writer(model, **options), _template(template, model), system, contexts)
         for message in _messages():
-            if message == "/new":
-                conversation = Chat(generator, settings)
+            if message.startswith("/"):
+                talk.command(*message[1:].split(maxsplit=1))
                 continue
-            reply = show_pieces(conversation.say(message))
+            talk.say(message)
             if show_neighbors:
-                show_retrieved(reply)
+                talk.show_neighbors()
+
+
+class _Talk:
+    """The conversation that is being held, and the commands around it."""
+
+    def __init__(self, writer: Writer, template: ChatTemplate, system: str | None, num_contexts: int) -> None:
+        self.template = template
+        self.sampling = writer.sampling
+        self.find_contexts = None
+        if num_contexts:
+            if writer.retriever is None:
+                raise ValueError("contexts: to retrieve them expected an index, got none; name one: --retriever FOLDER")
+            self.find_contexts = partial(retrieve_contexts, writer.retriever, num_contexts=num_contexts)
+        in_the_prompt_alone = num_contexts > 0 and not isinstance(writer.model, Retro)
+        self.generator = Generator(writer.model, writer.tokenizer) if in_the_prompt_alone else writer.generator()
+        self.begin(system)
+
+    def begin(self, system: str | None) -> None:
+        self.system = system
+        self.chat = Chat(
+            self.generator, self.template, self.sampling, system=system, find_contexts=self.find_contexts
+        )  # fmt: skip
+        self.reply: Generation | None = None
+
+    def say(self, message: str) -> None:
+        self.reply = show_pieces(self.chat.say(message))
+
+    def command(self, name: str = "", argument: str = "") -> None:
+        """Runs one; a mistake is told, and the conversation goes on."""
+        if name == "new":
+            self.begin(self.system)
+        elif name == "system":
+            self.begin(argument)
+        elif name == "neighbors":
+            self.show_neighbors()
+        elif name == "gate":
+            self.set_gate(argument)
+        elif name == "help":
+            print(HELP)
+        else:
+            print(f"/{name}: there is no such command; /help shows them", file=sys.stderr)
+
+    def set_gate(self, value: str) -> None:
+        if self.generator.retrieval is None:
+            print("/gate: nothing is retrieved while this model writes; give a Retro a --retriever", file=sys.stderr)
+        elif value not in ("0", "1"):
+            print(f"/gate: expected 0 or 1, got {value or 'nothing'}", file=sys.stderr)
+        else:
+            self.generator.retrieval.gate = float(value)
+
+    def show_neighbors(self) -> None:
+        if self.reply is not None and (self.chat.contexts or self.reply.neighbors):
+            show_contexts(self.chat.contexts)
+            show_retrieved(self.reply)
+        else:
+            print("nothing was retrieved")
+
+
+def _template(name: str | None, model: str) -> ChatTemplate:
+    if name is None:
+        name = model if (Path(model) / TEMPLATE_FILE).is_file() else "plain"
+    return load_chat_template(name)
 
 
 def _messages() -> Iterator[str]:
     """What the user says, a message a line, until there is no more; empty lines are left out."""
-    if sys.stdin.isatty():
-        import readline  # noqa: F401  # gives input() line editing
-
-        lines = _typed()
-    else:
-        lines = _piped()
+    lines = _typed() if sys.stdin.isatty() else _piped()
     for line in lines:
         if message := line.strip():
             yield message
 
 
 def _typed() -> Iterator[str]:
-    while True:
-        try:
-            yield input("> ")
-        except EOFError:
-            print()
-            return
+    import readline  # gives input() line editing
+
+    history = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "retrolit" / "chat_history"
+    if history.is_file():
+        readline.read_history_file(history)
+    readline.set_history_length(1000)
+    try:
+        while True:
+            try:
+                yield input("> ")
+            except EOFError:
+                print()
+                return
+    finally:
+        history.parent.mkdir(parents=True, exist_ok=True)
+        readline.write_history_file(history)
 
 
 def _piped() -> Iterator[str]:

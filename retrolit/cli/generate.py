@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
-from retrolit.cli.load_generator import load_generator
+from retrolit.cli.load_generator import open_writer, warnings_in_lines
 from retrolit.cli.show_generation import show_pieces, show_retrieved
 from retrolit.generation import Generation, Generator, SamplingConfig
 from retrolit.storage import atomic_write
@@ -22,17 +21,9 @@ def generate(
     prompt: str | list[str] | None = None,
     file: str | None = None,
     output: str | None = None,
-    tokenizer: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     batch_size: int = 16,
-    retriever: str | None = None,
     show_neighbors: bool = False,
-    gate: float = 1.0,
-    num_neighbors: int | None = None,
-    retrieval_stride: int | None = None,
-    exclude: list[str] | None = None,
-    **sampling: Any,
+    **options: Any,
 ) -> None:
     """Continue prompts with a model.
 
@@ -45,31 +36,19 @@ def generate(
         prompt: the text to continue; may be repeated. An empty one begins a new document.
         file: prompts to continue: a text file with one a line, or .jsonl with strings or objects with "prompt".
         output: a .jsonl file for the results, written when all are done.
-        tokenizer: the tokenizer's folder or file; the model folder's own when not given.
-        device: where the model runs; auto takes a GPU where there is one.
-        dtype: what the model computes in.
         batch_size: how many prompts are continued together.
-        retriever: for a Retro, the index to retrieve from while it writes: an index folder, or a prepared folder.
         show_neighbors: show what was retrieved for each chunk behind the text; JSON lines have it without being asked.
-        gate: scales what neighbors add to the text; 0 retrieves nothing.
-        num_neighbors: neighbors of a chunk; as many as in training when not given.
-        retrieval_stride: new tokens after which neighbors are sought again; a chunk's length when not given.
-        exclude: leave out neighbors with this text in their source, as --show_neighbors shows it; may be repeated.
     """
-    settings = SamplingConfig(**sampling)
     prompts = _prompts(prompt, file)
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"retrolit generate: {message}", file=sys.stderr)
-        generator = load_generator(
-            model, tokenizer, device, dtype, retriever, gate=gate, num_neighbors=num_neighbors,
-            retrieval_stride=retrieval_stride, exclude=exclude,
-        )  # fmt: skip
+    with warnings_in_lines("generate"):
+        writer = open_writer(model, **options)
+        generator = writer.generator()
         if output is None and len(prompts) == 1:
-            generation = show_pieces(generator.stream(prompts[0], settings))
+            generation = show_pieces(generator.stream(prompts[0], writer.sampling))
             if show_neighbors:
                 show_retrieved(generation)
         else:
-            _write_lines(generator, prompts, settings, batch_size, output)
+            _write_lines(generator, prompts, writer.sampling, batch_size, output)
 
 
 def _write_lines(

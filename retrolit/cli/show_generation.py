@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from retrolit.generation import Generation, Pieces
+from collections.abc import Sequence
+
+from retrolit.generation import Generation, Pieces, Retrieved
 
 
 def show_pieces(pieces: Pieces) -> Generation:
@@ -19,5 +21,16 @@ def show_retrieved(generation: Generation) -> None:
     """Prints the neighbors of every chunk: distance, source, and the text on one line each."""
     for chunk in generation.neighbors:
         print(f"\ntokens {chunk.start}-{chunk.end - 1}:" + ("" if chunk.neighbors else " no neighbors"))
-        for neighbor in chunk.neighbors:
-            print(f"  {neighbor.distance:.3f}  {neighbor.source}\n         {' '.join(neighbor.text.split())}")
+        _show(chunk.neighbors)
+
+
+def show_contexts(contexts: Sequence[Retrieved]) -> None:
+    """Prints the passages that stood in the prompt, in the same way."""
+    if contexts:
+        print("\nin the prompt:")
+        _show(contexts)
+
+
+def _show(found: Sequence[Retrieved]) -> None:
+    for neighbor in found:
+        print(f"  {neighbor.distance:.3f}  {neighbor.source}\n         {' '.join(neighbor.text.split())}")

@@ -39,10 +39,10 @@ class Generation:
     """The continuation, without the prompt and without the stop text."""
 
     tokens: list[int]
-    """The ids drawn, those of a stop text too, the end-of-document token not."""
+    """The ids drawn, those of a stop text too, a token that ends the text not."""
 
     finish_reason: FinishReason
-    """stop: a stop text came; end: the model ended the document; length: max_new_tokens were drawn."""
+    """stop: a stop text came; end: the model ended the document, or drew a stop token; length: max_new_tokens came."""
 
     neighbors: list[ChunkNeighbors] = field(default_factory=list)
     """What was retrieved for each chunk of the prompt and the continuation; empty without retrieval."""
@@ -83,7 +83,8 @@ class Generator:
                 f"tokenizer: expected at most the {vocab_size} ids the model has (vocab_size), got "
                 f"{tokenizer.vocab_size}; use the tokenizer that the model was trained with"
             )
-        self.retrieval = None
+        self.retrieval: RetrievalSettings | None = None
+        """How neighbors are sought; None without a retriever. Its gate may be changed between texts."""
         if retriever is not None:
             if not isinstance(model, Retro):
                 raise ValueError(
@@ -91,7 +92,7 @@ class Generator:
                 )
             retrieval = RetrievalSettings(retriever, num_neighbors, retrieval_stride, gate)
             retrieval.check(model, tokenizer)
-            self.retrieval = retrieval if gate != 0 else None
+            self.retrieval = retrieval
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingConfig | None = None, batch_size: int = 16
@@ -185,7 +186,7 @@ class Generator:
                 logits = logits[:, : self.tokenizer.vocab_size]  # (B, V)
                 tokens = next_tokens(logits, sampling, [row.generator for row in rows], seen)  # (B,)
                 for row, token in zip(rows, tokens.tolist(), strict=True):
-                    row.add(token, self.tokenizer.eod_id, sampling.max_new_tokens)
+                    row.add(token, {self.tokenizer.eod_id, *sampling.stop_tokens}, sampling.max_new_tokens)
                 yield
                 going = [index for index, row in enumerate(rows) if row.finish_reason is None]
                 if not going:
@@ -203,7 +204,7 @@ class Generator:
 
     def _reading(self, rows: Sequence[_Row], max_new_tokens: int) -> Reading:
         prompts = [row.prompt for row in rows]
-        if self.retrieval is None:
+        if self.retrieval is None or self.retrieval.gate == 0:
             return Reading(self.decoder, prompts, max_new_tokens)
         assert isinstance(self.model, Retro)
         found = [row.neighbors for row in rows]
@@ -231,8 +232,8 @@ class _Row:
         self.finish_reason: FinishReason | None = None
         self.neighbors: list[ChunkNeighbors] = []
 
-    def add(self, token: int, eod_id: int, max_new_tokens: int) -> None:
-        if token == eod_id:
+    def add(self, token: int, ends: set[int], max_new_tokens: int) -> None:
+        if token in ends:
             self.finish_reason = "end"
         else:
             self.tokens.append(token)

@@ -34,6 +34,9 @@ class SamplingConfig:
     stop: str | list[str] = field(default_factory=list)
     """A text, or several, at which generation ends; it is not part of the result."""
 
+    stop_tokens: list[int] = field(default_factory=list)
+    """Ids of tokens at which generation ends too, as it does at the end of the document."""
+
     seed: int | None = None
     """The same seed gives each prompt the same text, whatever it is batched with; a fresh one when not given."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retrolit.retrieval.chunks import PAD
 from retrolit.retrieval.neighbors import keep_first
-from retrolit.retrieval.retriever import Neighbors, Retriever
+from retrolit.retrieval.retriever import LiveRetriever, Neighbors, Retriever
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -33,10 +33,23 @@ class ExcludingRetriever:
     def retrieve(
         self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], k: int, chunks: ArrayLike | None = None
     ) -> Neighbors:
-        """See Retriever. Searches on, four times as far each time, until every chunk has k or there is no more."""
+        """See Retriever."""
+        return self._kept(lambda searched: self.retriever.retrieve(tokens, lengths, searched, chunks), k)
+
+    def retrieve_text(self, texts: Sequence[str], k: int) -> Neighbors:
+        """Neighbors of texts instead of chunks, of a retriever that finds them."""
+        retriever = self.retriever
+        assert isinstance(retriever, LiveRetriever)
+        return self._kept(lambda searched: retriever.retrieve_text(texts, searched), k)
+
+    def source(self, id: int) -> str:
+        return self.retriever.source(id)
+
+    def _kept(self, search: Callable[[int], Neighbors], k: int) -> Neighbors:
+        """Searches on, four times as far each time, until every chunk has k or there is no more."""
         searched = 4 * k
         while True:
-            found = self.retriever.retrieve(tokens, lengths, searched, chunks)
+            found = search(searched)
             excluded = {id: self.excludes(id) for id in np.unique(found.ids[found.ids >= 0]).tolist()}
             drop = np.array([[excluded.get(id, True) for id in row] for row in found.ids.tolist()], dtype=np.bool_)
             drop = drop.reshape(found.ids.shape)
@@ -47,7 +60,7 @@ class ExcludingRetriever:
             searched *= 4
         rank = np.broadcast_to(np.arange(searched), drop.shape)
         kept, dropped = keep_first(drop, k, rank, drop)  # (n, K)
-        row = np.arange(len(tokens))[:, None]
+        row = np.arange(len(found.ids))[:, None]
         mask = found.mask[row, kept] & ~dropped[..., None]
         return Neighbors(
             np.where(dropped, -1, found.ids[row, kept]),
@@ -55,6 +68,3 @@ class ExcludingRetriever:
             np.where(mask, found.tokens[row, kept], PAD),
             mask,
         )
-
-    def source(self, id: int) -> str:
-        return self.retriever.source(id)

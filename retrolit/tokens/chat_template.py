@@ -19,11 +19,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from retrolit.storage import fingerprint
-from retrolit.tokens.conversation import Conversation
+from retrolit.storage import fingerprint, read_json, write_json
+from retrolit.tokens.conversation import Conversation, Message
 from retrolit.tokens.tokenizer import Tokenizer
 
 TrainOn = Literal["last", "all"]
+
+TEMPLATE_FILE = "retrolit_chat_template.json"
+"""In a model folder: the template that the model was tuned with."""
 
 PROMPT = -1
 
@@ -76,6 +79,28 @@ class ChatTemplate(ABC):
     @abstractmethod
     def contexts_text(self, conversation: Conversation, num_contexts: int) -> str:
         """The first contexts as one text."""
+
+    @cached_property
+    def reply_ends(self) -> tuple[list[str], list[str]]:
+        """What comes first behind a reply, in the middle of a conversation and at its end: texts, and special tokens
+        (without the tokenizer's own end of a document)."""
+        turns = [Message("user", "question"), Message("assistant", "reply")]
+        pieces = self.pieces(Conversation(turns * 2), "")
+        texts, tokens = [], []
+        for turn in (0, 1):
+            own = [text for text, reply in pieces if reply == turn]
+            while own and "reply" not in own[0]:
+                del own[0]
+            rest = own[0].partition("reply")[2] if own else ""
+            if rest:
+                texts.append(rest)
+            elif own[1:] and own[1] != END:
+                tokens.append(own[1])
+        return list(dict.fromkeys(texts)), list(dict.fromkeys(tokens))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the file that `load_chat_template(folder)` reads."""
+        write_json(Path(folder) / TEMPLATE_FILE, {"type": type(self).__name__} | {"name": self.name} | self.settings)
 
     def render(
         self,
@@ -190,7 +215,8 @@ class ChatTemplate(ABC):
 
 
 def load_chat_template(name: str | Path) -> ChatTemplate:
-    """The template of this name, that in a .yaml file, or the `chat_template` of a Hugging Face tokenizer's folder.
+    """The template of this name, that in a .yaml file, that of a model folder, or the `chat_template` of a Hugging Face
+    tokenizer's folder.
 
     Raises FileNotFoundError where there is none, ValueError where it cannot be read.
     """
@@ -198,6 +224,10 @@ def load_chat_template(name: str | Path) -> ChatTemplate:
     from retrolit.tokens.text_template import TextTemplate
 
     path = Path(name)
+    if (path / TEMPLATE_FILE).is_file():
+        content = read_json(path / TEMPLATE_FILE)
+        kinds = {kind.__name__: kind for kind in (TextTemplate, JinjaTemplate)}
+        return kinds[content.pop("type")].of(content)
     if path.is_dir():
         return JinjaTemplate.load(path)
     if path.suffix in (".yaml", ".yml") and path.is_file():

@@ -62,6 +62,11 @@ class JinjaTemplate(ChatTemplate):
         specials = {entry["content"] for entry in added if entry.get("special")} | set(named.values())
         return cls(folder.name, source, named, sorted(specials, key=len, reverse=True))
 
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> JinjaTemplate:
+        """The template with these fields."""
+        return cls(**content)
+
     @property
     def settings(self) -> dict[str, Any]:
         return {"source": self.source, "named_tokens": self.named_tokens, "special_tokens": self.special_tokens}

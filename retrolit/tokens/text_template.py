@@ -99,8 +99,14 @@ class TextTemplate(ChatTemplate):
             wrong = [f"lacks {name}" for name in sorted(needed - given)]
             wrong += [f"has an unknown {name}" for name in sorted(given - known)]
             raise ValueError(f"{path}: expected the fields of a chat template, but it {', '.join(wrong)}")
-        answers = {name: AnswerForm(**form) for name, form in (content.pop("answers", None) or {}).items()}
-        return cls(name=path.stem, answers=answers, **content)
+        return cls.of(content | {"name": path.stem})
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> TextTemplate:
+        """The template with these fields."""
+        answers = {name: AnswerForm(**form) for name, form in (content.get("answers") or {}).items()}
+        known: dict[str, Any] = {**content, "answers": answers}
+        return cls(**known)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -167,7 +173,7 @@ class _Writer:
                 self._flush()
                 self._pieces.append((part, reply))
             else:
-                self.text(content if part is _CONTENT else part, reply)
+                self.text(content if part == _CONTENT else part, reply)
 
     def text(self, text: str, reply: int) -> None:
         if reply != self._reply:
@@ -189,7 +195,7 @@ _CONTENT = "{content}"
 
 
 def _split(text: str, special: str) -> list[str]:
-    """The text between slots and special tokens, and these; a slot for a message becomes _CONTENT itself."""
+    """The text between slots and special tokens, and these."""
     parts = []
     for part in re.split(f"({special})", text):
         if part in ("{content}", "{contexts}"):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from retrolit.generation import Chat, Generation, Generator, SamplingConfig
+from retrolit.generation import Chat, Generation, Generator, Retrieved, SamplingConfig
 from retrolit.models import GPT, GPTConfig
 from retrolit.tokens import ByteTokenizer
+from retrolit.tokens.chat_template import load_chat_template
 from tests.generation.test_generator import successor_model
 
 CONFIG = GPTConfig(vocab_size=257, hidden_size=16, num_layers=1, num_attention_heads=2, max_position_embeddings=128)
@@ -26,6 +27,7 @@ class Words:
     vocab_size = len(texts)
     eod_id = 0
     fingerprint = "words"
+    special_tokens = {"<end>": 0}  # noqa: RUF012
 
     def encode(self, text: str) -> list[int]:
         return [self.texts.index(found) for found in re.findall("|".join(map(re.escape, self.texts)), text)]
@@ -57,14 +59,17 @@ def generator() -> Generator:
 
 
 def test_each_reply_continues_all_that_was_said(generator: Generator) -> None:
-    chat = Chat(generator, SAMPLING)
+    chat = Chat(generator, sampling=SAMPLING)
     sampling = replace(SAMPLING, stop=["\n\nUser:"])
     prompt = "User: Hello?\n\nAssistant:"
-    (first,) = generator.generate([prompt], sampling)
-    assert reply(chat, "Hello?") == first
-    (second,) = generator.generate([f"{prompt}{first.text}\n\nUser: And then?\n\nAssistant:"], sampling)
-    assert reply(chat, "And then?") == second
-    assert chat.turns == [("Hello?", first.text), ("And then?", second.text)]
+    (first,) = generator.generate([list(prompt.encode())], sampling)
+    assert reply(chat, "Hello?") == replace(first, text=first.text.strip())
+    prompt += f" {first.text.strip()}\n\nUser: And then?\n\nAssistant:"
+    (second,) = generator.generate([list(prompt.encode())], sampling)
+    assert reply(chat, "And then?").tokens == second.tokens
+    assert [message.content for message in chat.turns] == [
+        "Hello?", first.text.strip(), "And then?", second.text.strip()
+    ]  # fmt: skip
 
 
 def test_a_reply_ends_before_the_users_next_turn() -> None:
@@ -72,25 +77,46 @@ def test_a_reply_ends_before_the_users_next_turn() -> None:
     colon, yes, of_course, user = (words.encode(text)[0] for text in (":", " Yes", ", of course", "\n\nUser:"))
     follows = {colon: yes, yes: of_course, of_course: user, user: yes}
     generator = Generator(successor_model(follows), words)
-    assert reply(Chat(generator, replace(SAMPLING, temperature=0)), "Really?").text == " Yes, of course"
+    assert reply(Chat(generator, sampling=replace(SAMPLING, temperature=0)), "Really?").text == "Yes, of course"
     shorter = replace(SAMPLING, temperature=0, stop=", of")
-    assert reply(Chat(generator, shorter), "Really?").text == " Yes"
+    assert reply(Chat(generator, sampling=shorter), "Really?").text == "Yes"
+
+
+def test_a_reply_ends_with_the_templates_special_token_too() -> None:
+    words = Words()
+    colon, yes, of_course, end = (words.encode(text)[0] for text in (":", " Yes", ", of course", "\x0b"))
+    words.special_tokens = {"\x0b": end}
+    template = replace(load_chat_template("plain"), turn_end="\x0b", end="\x0b", special_tokens=["\x0b"])
+    assert template.reply_ends == ([], ["\x0b"])
+    generator = Generator(successor_model({colon: yes, yes: of_course, of_course: end, end: yes}), words)
+    found = reply(Chat(generator, template, replace(SAMPLING, temperature=0)), "Really?")
+    assert (found.text, found.tokens, found.finish_reason) == ("Yes, of course", [yes, of_course], "end")
 
 
 @pytest.mark.filterwarnings("error")
 def test_what_no_longer_fits_is_forgotten_oldest_first() -> None:
-    """A model for 64 tokens: two turns of 22 tokens, a message of 19 and a reply of 1 just fit."""
-    chat = Chat(Generator(successor_model({58: 33}), ByteTokenizer()), SamplingConfig(max_new_tokens=1, temperature=0))
-    for number in range(6):
+    """A model for 64 tokens: two turns of 23 tokens and one of 19 to be answered are one too many."""
+    chat = Chat(Generator(successor_model({58: 33}), ByteTokenizer()), sampling=SamplingConfig(max_new_tokens=1))
+    chat.sampling = replace(chat.sampling, temperature=0)
+    for number in range(4):
         assert reply(chat, str(number)).text == "!"
-        assert chat.turns == [(str(n), "!") for n in range(max(0, number - 2), number + 1)]
-    reply(chat, "77")  # one token too many for two turns
-    assert [message for message, _ in chat.turns] == ["5", "77"]
+    last = list(b"User: 3\n\nAssistant: !\n\nUser: 44\n\nAssistant:")
+    assert chat.prompt("44") == last
+    assert chat.prompt("4")[:8] == list(b"User: 3\n")
 
 
-def test_a_message_that_can_never_fit_is_refused_and_not_remembered() -> None:
-    generator = Generator(GPT(replace(CONFIG, position_embedding="learned")), ByteTokenizer())
-    chat = Chat(generator, SAMPLING)
-    with pytest.raises(ValueError, match=r"at most 128 tokens together with the new ones"):
+def test_contexts_are_cut_before_turns_are_forgotten(generator: Generator) -> None:
+    found = [Retrieved(7, 0.5, "notes", "x" * 500)]
+    chat = Chat(generator, sampling=SAMPLING, system="S", find_contexts=lambda message: found)
+    prompt = bytes(chat.prompt("Hello?")).decode()
+    assert len(prompt) == 128 - 12
+    assert prompt.startswith("System: S\n\ntitle: notes, source: xxx")
+    assert prompt.endswith("x\n\nUser: Hello?\n\nAssistant:")
+    assert chat.contexts == found
+
+
+def test_a_message_that_can_never_fit_is_refused_and_not_remembered(generator: Generator) -> None:
+    chat = Chat(generator, sampling=SAMPLING)
+    with pytest.raises(ValueError, match=r"prompt: expected a last question of at most 116 tokens, got more"):
         reply(chat, "x" * 200)
     assert chat.turns == []
