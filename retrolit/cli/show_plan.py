@@ -1,0 +1,81 @@
+"""Plans as text: for the terminal, and as the tables of docs/sizes.md."""
+
+from __future__ import annotations
+
+from retrolit.models import RetroConfig
+from retrolit.planning import Cluster, DatabasePlan, Rates, Run, TrainingPlan
+
+FREE = 0.1
+"""Share of a GPU's memory that a plan leaves to what it does not count."""
+
+GIB = 2**30
+
+
+def show_training(run: Run, cluster: Cluster, plan: TrainingPlan) -> str:
+    """The lines that `retrolit plan` prints of a training recipe."""
+    kind = "Retro" if isinstance(run.config, RetroConfig) else "GPT"
+    trained = "all trained" if plan.size.trained == plan.size.total else f"{plan.size.trained:,} of them trained"
+    lines = [
+        f"model       {kind}, {plan.size.total:,} parameters, {trained}",
+        *(f"            {name:16} {count:>16,}" for name, count in plan.size.parameters.items() if count),
+        f"FLOPs       {plan.flops_per_token / 1e9:,.2f} G a token, forward and backward",
+        *(
+            f"            {name:16} {count / 1e9:>10,.2f} G {count / plan.flops_per_token:>6.1%}"
+            for name, count in plan.flops.items()
+        ),
+        f"run         {run.steps:,} steps x {run.global_batch_size:,} samples x {run.batch.length:,} tokens = "
+        f"{plan.tokens / 1e9:,.1f} G tokens",
+        f"time        {duration(plan.seconds)} on {cluster.gpus:,} x {cluster.gpu} at {cluster.mfu:.0%} of "
+        f"{(cluster.peak_flops or 0) / 1e12:,.0f} TFLOP/s: {plan.gpu_hours:,.0f} GPU hours",
+        f"memory      GiB on one GPU of {cluster.memory_gib:g}, {run.batch.samples} x {run.batch.length:,} tokens at a "
+        f"time, {run.batch.precision}",
+        f"            {'':22} {'weights':>9} {'gradients':>9} {'optimizer':>9} {'copies':>9} {'activations':>11} "
+        f"{'together':>9}",
+    ]
+    for strategy, memories in plan.memory.items():
+        for name, memory in zip((strategy, "  checkpointed"), memories, strict=True):
+            parts = (memory.weights, memory.gradients, memory.optimizer, memory.copies)
+            fits = "fits" if memory.total <= (1 - FREE) * cluster.memory_bytes else ""
+            lines.append(
+                f"            {name:22} {' '.join(f'{part / GIB:9.1f}' for part in parts)} "
+                f"{memory.activations / GIB:11.1f} {memory.total / GIB:9.1f} {fits}".rstrip()
+            )
+    micro, batch = run.batch.samples, run.global_batch_size
+    groups = cluster.gpus // (cluster.tensor_parallel_size if "fsdp+tp" in plan.memory else 1)
+    if batch % (micro * groups):
+        lines.append(
+            f"note        {groups:,} GPUs or groups of them with {micro} samples each do not divide the global batch "
+            f"of {batch:,}; change data.micro_batch_size or the cluster"
+        )
+    return "\n".join(lines)
+
+
+def show_database(plan: DatabasePlan, rates: Rates) -> str:
+    """The lines that `retrolit plan` prints of a data.yaml."""
+    return "\n".join(
+        [
+            f"database    {plan.chunks:,} chunks, {size(plan.token_bytes)} of tokens; a chunk itself is not stored",
+            f"embeddings  {size(plan.embedding_bytes)} on disk, {plan.dimension} float16 each",
+            f"index       {plan.index.factory}: {size(plan.index.bytes)} on disk, memory-mapped or in memory when "
+            "searched",
+            f"            {plan.index.training_vectors:,} vectors to train it, {size(plan.training_bytes)} in memory",
+            f"neighbors   {plan.queries:,} chunks have theirs saved: {size(plan.table_bytes)}",
+            *(
+                f"{name:11} {hours:,.1f} hours of one worker, {hours / rates.workers:,.1f} of {rates.workers:,}"
+                for name, hours in (("embed", plan.embed_hours), ("add", plan.add_hours), ("query", plan.query_hours))
+            ),
+        ]
+    )
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB")):
+        if count >= unit:
+            return f"{count / unit:,.2f} {name}"
+    return f"{count / 1e6:,.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Days, or hours where it is less than one."""
+    return f"{seconds / 86400:,.1f} days" if seconds >= 86400 else f"{seconds / 3600:,.1f} hours"

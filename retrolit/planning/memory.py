@@ -1,0 +1,84 @@
+"""Memory of one GPU by strategy: what is stored of the model, and what a step needs beside it.
+
+P parameters, V vocabulary, D width. Under 32-true and bf16-mixed weights, gradients and AdamW's two means have 4 bytes
+each, 16 a parameter; in bf16-true 2 each. What is beside them:
+
+    single     bf16-mixed: a bfloat16 copy of every matrix of the layers while the graph lives
+    ddp        the same, and a second time all gradients: the buckets they are reduced in
+    fsdp       states divided by all GPUs; gathered in the precision of products: what lies outside the layers (the
+               embedding and the output) for the whole step, two layers (one works, the next one comes) and in the
+               backward pass one layer's whole gradient
+    fsdp+tp    the same for a GPU's share of the model
+
+Gradients are counted as held throughout, as with accumulation. Not counted: the process's CUDA context, library and
+communication buffers, and the allocator's gaps; keep a tenth free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from retrolit.models import GPTConfig, RetroConfig
+from retrolit.planning.activations import COMPUTE_BYTES, MicroBatch, activations
+from retrolit.planning.size import Size, Trained
+
+Strategy = Literal["single", "ddp", "fsdp", "fsdp+tp"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU at the moment when most are used."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    copies: int
+    """Weights in lower precision, gathered layers, buckets."""
+    activations: int
+    """What is kept for the backward pass, and what is worked with."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.copies + self.activations
+
+
+def memory(
+    config: GPTConfig | RetroConfig,
+    size: Size,
+    batch: MicroBatch,
+    strategy: Strategy,
+    *,
+    gpus: int = 1,
+    tensor_parallel: int = 1,
+    trained: Trained = "all",
+) -> Memory:
+    """Of one of `gpus` GPUs under this strategy, `tensor_parallel` of which share each product under fsdp+tp.
+
+    Under fsdp+tp the config is that of `tensor_parallel_share`; `size` is always that of the config.
+    """
+    read = config.decoder if trained == "decoder" and isinstance(config, RetroConfig) else config
+    moments = activations(read, batch)
+    c, state = COMPUTE_BYTES[batch.precision], 2 if batch.precision == "bf16-true" else 4
+    if strategy in ("single", "ddp"):
+        shards = 1
+        copies = 2 * size.multiplied if batch.precision == "bf16-mixed" else 0
+        buckets = state * size.trained if strategy == "ddp" else 0
+        # Checkpointed layers make their copies again, one at a time, and free them.
+        beside = (copies + buckets, buckets + (2 * size.largest_layer if batch.checkpointed and copies else copies))
+    else:
+        shards = gpus // tensor_parallel if strategy == "fsdp+tp" else gpus
+        gathered = c * (size.outside + 2 * size.largest_layer)
+        beside = (gathered, gathered + c * size.largest_layer)
+    at_loss, in_backward = beside[0] + moments.at_loss, beside[1] + moments.in_backward
+    copies, most = (beside[0], at_loss) if at_loss >= in_backward else (beside[1], in_backward)
+    gradients = state * size.trained
+    return Memory(
+        weights=-(-state * size.total // shards),
+        gradients=-(-gradients // shards),
+        optimizer=-(-2 * gradients // shards),
+        copies=copies,
+        activations=most - copies,
+    )
