@@ -25,6 +25,7 @@ TOOL_VERBS = {
     "inspect": "look at documents, a training batch, or neighbors",
     "convert": "from and to Hugging Face and Megatron checkpoints",
     "recipes": "list, show or copy the recipes that come with retrolit",
+    "report": "what the evaluation splits share with the training documents",
     "doctor": "look at this machine: versions, devices, torch and faiss side by side",
 }
 

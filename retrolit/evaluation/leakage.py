@@ -69,7 +69,7 @@ def refuse_copies(copies: list[Copy], split: str) -> None:
     if copies:
         more = f", and so are {len(copies) - 1} others" if len(copies) > 1 else ""
         raise ValueError(
-            f"{split} split: document {copies[0]} is among the training documents, where the model and its retriever "
+            f"{split} split: {copies[0]} is among the training documents, where the model and its retriever "
             f"have seen it{more}; take them out of one side, or go on with --evaluation.allow_leakage true: every "
             "result then says so"
         )
