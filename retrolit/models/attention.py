@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from retrolit.models.cache import LayerCache
 from retrolit.models.config import GPTConfig
 from retrolit.models.norms import RMSNorm
-from retrolit.models.rotary import Rotation, rotate
+from retrolit.models.rotary import Rotation, rotate, rotate_parts
 
 
 class SelfAttention(nn.Module):
@@ -43,14 +43,15 @@ class SelfAttention(nn.Module):
         """(B, T, D) -> (B, T, D). A mask, bool (1 or B, 1, 1 or T, S), says instead which tokens each one sees."""
         batch, length, _ = x.shape
         grouped = self.qkv(x).view(batch, length, self.num_groups, -1, self.head_dim)  # (B, T, G, H / G + 2, C)
-        query, key, value = grouped.split([self.num_heads // self.num_groups, 1, 1], dim=3)
-        query = query.reshape(batch, length, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, C)
-        key = key.squeeze(3).transpose(1, 2)  # (B, G, T, C)
-        value = value.squeeze(3).transpose(1, 2)  # (B, G, T, C)
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
+        sizes = [self.num_heads // self.num_groups, 1, 1]
+        if rotation is not None and self.query_norm is None:
+            query, key, value = rotate_parts(grouped, sizes, 2, rotation)  # (B, H, T, C), (B, G, T, C) twice
+        else:
+            query, key, value = (part.flatten(2, 3).transpose(1, 2) for part in grouped.split(sizes, dim=3))
+            if self.query_norm is not None and self.key_norm is not None:
+                query, key = self.query_norm(query), self.key_norm(key)
+            if rotation is not None:
+                query, key = rotate(query, rotation), rotate(key, rotation)
         if cache is not None:
             key, value = cache.append(key, value)  # (B, G, S, C)
         attended = F.scaled_dot_product_attention(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retrolit.models.config import GPTConfig
-from retrolit.models.rotary import RotaryTables, Rotation, rotate
+from retrolit.models.rotary import RotaryTables, Rotation, rotate, rotate_parts
 
 
 class CrossAttention(nn.Module):
@@ -37,8 +37,11 @@ class CrossAttention(nn.Module):
     def project(self, context: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor]:
         """Context (N, W, E) -> its keys and values, (N, H, W, C) each."""
         pairs = self.key_value(context).view(*context.shape[:2], self.num_heads, 2, self.head_dim)
-        keys, values = (part.transpose(1, 2) for part in pairs.unbind(3))
-        return (keys if rotation is None else rotate(keys, rotation)), values
+        if rotation is not None:
+            keys, values = rotate_parts(pairs, [1, 1], 1, rotation)
+        else:
+            keys, values = (part.transpose(1, 2) for part in pairs.unbind(3))
+        return keys, values
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Queries (N, H, T, C), keys and values (N, H, W, C), mask bool (N, 1, 1, W) -> (N, T, H C)."""

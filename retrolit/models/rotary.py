@@ -7,14 +7,18 @@ on pass unchanged. Angles are computed in float64 and kept as float32 cosines an
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from retrolit.models.config import GPTConfig, RopeScaling
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines, float32, each (T, rotary_dim / 2), or (B, 1, T, rotary_dim / 2) where rows differ."""
+"""Cosines of all rotating channels, (T, rotary_dim), and sines of their first half, (T, rotary_dim / 2), float32; or
+(B, 1, T, ...) each where rows differ."""
 
 
 def rotary_frequencies(config: GPTConfig) -> Tensor:
@@ -47,12 +51,12 @@ class RotaryTables:
         self._tables: dict[torch.device, Rotation] = {}
 
     def span(self, start: int, end: int, device: torch.device) -> Rotation:
-        """The rotation of positions start .. end - 1, (T, rotary_dim / 2) each."""
+        """The rotation of positions start .. end - 1."""
         cos, sin = self._up_to(end, device)
         return cos[start:end], sin[start:end]
 
     def at(self, positions: Tensor, end: int) -> Rotation:
-        """The rotation of `positions`, (B, T) all below `end`: (B, 1, T, rotary_dim / 2) each, one for all heads."""
+        """The rotation of `positions`, (B, T) all below `end`, one for all heads."""
         cos, sin = self._up_to(end, positions.device)
         return cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)
 
@@ -63,15 +67,75 @@ class RotaryTables:
         if device not in self._tables:
             positions = torch.arange(self._length, dtype=torch.float64, device="cpu")
             angles = torch.outer(positions, rotary_frequencies(self._config))
-            self._tables[device] = (angles.cos().float().to(device), angles.sin().float().to(device))
+            cosines = angles.cos().float().repeat(1, 2)
+            self._tables[device] = (cosines.to(device), angles.sin().float().to(device))
         return self._tables[device]
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """x (B, H, T, head_dim) with its first rotary_dim channels turned; computed in float32, returned in x's dtype."""
-    cos, sin = rotation
-    half = cos.shape[-1]
-    first, second = x[..., :half], x[..., half : 2 * half]
-    turned_first = torch.addcmul(first * cos, second, sin, value=-1)
-    turned_second = torch.addcmul(second * cos, first, sin)
-    return torch.cat([turned_first.to(x.dtype), turned_second.to(x.dtype), x[..., 2 * half :]], dim=-1)
+    return cast(Tensor, _Rotate.apply(x, *rotation))
+
+
+def rotate_parts(joint: Tensor, sizes: Sequence[int], num_rotated: int, rotation: Rotation) -> tuple[Tensor, ...]:
+    """The parts of a joint projection, the first ones rotated: query, key and value, or key and value.
+
+    joint (B, T, G, sum of sizes, head_dim) -> for each size (B, G x size, T, head_dim). Nothing returned is a view, so
+    that the joint projection is not kept for the backward pass, and the gradients of the parts are written side by
+    side as they are rotated back.
+    """
+    return cast(tuple[Tensor, ...], _RotateParts.apply(joint, *rotation, tuple(sizes), num_rotated))
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x.transpose(1, 2), cos, sin).transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cos, sin = ctx.saved_tensors
+        return _rotated(grad_outputs[0].transpose(1, 2), cos, -sin).transpose(1, 2), None, None
+
+
+class _RotateParts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, joint: Tensor, cos: Tensor, sin: Tensor, sizes: tuple[int, ...], num_rotated: int
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(cos, sin)
+        ctx.shape, ctx.sizes, ctx.num_rotated = joint.shape, sizes, num_rotated
+        parts = [part.flatten(2, 3) for part in joint.split(sizes, dim=3)]  # (B, T, G x size, head_dim)
+        rotated = [_rotated(part, cos, sin) for part in parts[:num_rotated]]
+        return tuple(part.transpose(1, 2) for part in [*rotated, *(part.clone() for part in parts[num_rotated:])])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cos, sin = ctx.saved_tensors
+        grad_joint = grad_outputs[0].new_empty(ctx.shape)
+        for index, (part, grad) in enumerate(zip(grad_joint.split(ctx.sizes, dim=3), grad_outputs, strict=True)):
+            grad = grad.transpose(1, 2)
+            if index < ctx.num_rotated:
+                grad = _rotated(grad, cos, -sin)
+            part.copy_(grad.view(part.shape))
+        return grad_joint, None, None, None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B, T, H, head_dim) rotated, in new memory."""
+    if cos.dim() == 4:
+        cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)  # (B, T, 1, ...)
+    else:
+        cos, sin = cos[:, None], sin[:, None]  # (T, 1, ...)
+        if x.shape[0] > 1 and x.device.type == "cpu":
+            # Written out for every head: half the time, because torch's loops then run over tokens and heads as one.
+            cos, sin = (table.expand(-1, x.shape[2], -1).contiguous() for table in (cos, sin))
+    half, width = sin.shape[-1], cos.shape[-1]
+    rotated = x[..., :width] * cos  # float32, or wider
+    rotated[..., :half].addcmul_(x[..., half:width], sin, value=-1)
+    rotated[..., half:].addcmul_(x[..., :half], sin)
+    rotated = rotated.to(x.dtype)
+    return rotated if width == x.shape[-1] else torch.cat([rotated, x[..., width:]], dim=-1)
