@@ -22,8 +22,10 @@ TOOL_VERBS = {
     "prepare": "text to tokens, and for Retro to an index and neighbors, as a data.yaml says",
     "generate": "continue prompts with a model",
     "chat": "talk to a model",
+    "evaluate": "ask a model the questions of the paper's tasks, and score its answers",
     "inspect": "look at documents, a training batch, or neighbors",
     "convert": "from and to Hugging Face and Megatron checkpoints",
+    "plan": "parameters, FLOPs, memory, time and index bytes, before anything is started",
     "recipes": "list, show or copy the recipes that come with retrolit",
     "report": "what the evaluation splits share with the training documents",
     "doctor": "look at this machine: versions, devices, torch and faiss side by side",
@@ -53,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if verb in TRAINER_VERBS:
             return import_module("retrolit.cli.fit").main(argv)
+        if verb == "plan":  # reads recipes as the trainer's verbs do
+            return import_module("retrolit.cli.plan").main(argv[1:])
         from retrolit.cli.parser import run
 
         return run(import_module(f"retrolit.cli.{verb}"), verb, argv[1:])

@@ -21,13 +21,17 @@ class Parser(ArgumentParser):
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """As jsonargparse's, but an option that takes texts takes each as it is typed, and is repeated for several.
 
-        Otherwise "- a", "[1]" or "null" would be read as YAML. A switch may be named alone: --it is --it true.
+        Otherwise "- a", "[1]" or "null" would be read as YAML. Names (tuple[str, ...]) follow one option. A switch may
+        be named alone: --it is --it true.
         """
         if kwargs.get("type") is bool and args[0].startswith("-"):
             kwargs |= {"nargs": "?", "const": True}
         typehint = getattr(kwargs.get("action"), "_typehint", None)
         if list[str] in (typehint, *get_args(typehint)):
             kwargs = {name: kwargs.get(name) for name in ("default", "help")} | {"action": "append", "metavar": "TEXT"}
+            args = args[:1]
+        elif tuple[str, ...] in (typehint, *get_args(typehint)):  # names, several behind one option
+            kwargs = {name: kwargs.get(name) for name in ("default", "help")} | {"nargs": "+", "metavar": "NAME"}
             args = args[:1]
         return super().add_argument(*args, **kwargs)
 
