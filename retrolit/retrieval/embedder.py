@@ -36,6 +36,11 @@ class Embedder(Protocol):
         """64 hexadecimal digits; two embedders with the same one give the same vectors."""
         ...
 
+    @property
+    def threads(self) -> int:
+        """How many threads gain by embedding at once; 1 where one call keeps all cores busy."""
+        ...
+
     def embed(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors (n, dimension) of chunks: tokens (n, M) of which the first lengths (n,) of each row count."""
         ...

@@ -51,6 +51,8 @@ class EncoderEmbedder:
         OSError: there is no such model.
     """
 
+    threads = 1
+
     def __init__(
         self,
         name: str | Path,

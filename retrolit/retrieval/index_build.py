@@ -76,22 +76,21 @@ def build_index(
         raise ValueError("build_index: expected at least one vector, got none; are there any train documents?")
     work = folder.with_name(f".{folder.name}.work")
     plan = choose_index(len(vectors), vectors.dimension, config)
-    trained = work / TRAINED
-    with lock(folder.parent / ".index.lock"):  # the first to come trains, the others wait
-        if extends is not None and not trained.exists():
-            work.mkdir(parents=True, exist_ok=True)
-            _link(extends.folder / TRAINED, trained)
-        if not trained.exists():
-            stage = f"training {plan.factory} on {plan.training_vectors:,} vectors"
-            with progress(stage, None) if plan.training_vectors else nullcontext():
-                _write(_train(vectors, plan, config.seed), trained)
     start = len(extends) if extends is not None else 0
+    with lock(folder.parent / ".index.lock"):  # the first to come trains, the others wait
+        if folder.exists():  # the others have finished it meanwhile
+            return Index(folder)
+        if not (work / TRAINED).exists():
+            _make_trained(vectors, plan, config.seed, work / TRAINED, extends, progress)
+        trained = load_faiss().read_index(str(work / TRAINED))
     with progress("encoding vectors", len(vectors) - start, "vectors") as advance:
-        blocks = _encode(vectors, start, work, share, advance)
+        blocks = _encode(vectors, start, trained, work, share, folder, advance)
         if share.rank != 0:
+            if folder.exists():
+                shutil.rmtree(work, ignore_errors=True)
             return None
         if share.world > 1:
-            _encode(vectors, start, work, EVERYTHING, advance)
+            _encode(vectors, start, trained, work, EVERYTHING, folder, advance)
     whole = work / "whole"
     shutil.rmtree(whole, ignore_errors=True)  # what a killed run left
     whole.mkdir()
@@ -99,9 +98,23 @@ def build_index(
         shards = _join(work, blocks, whole, extends)
     with progress("measuring the index", None):
         _measure(Index.unfinished(whole, shards), vectors, plan, config, queries)
-    os.rename(whole, folder)
-    shutil.rmtree(work)
+    with lock(folder.parent / ".index.lock"):
+        os.rename(whole, folder)
+        shutil.rmtree(work, ignore_errors=True)  # where another machine still writes a block, it removes the rest
     return Index(folder)
+
+
+def _make_trained(
+    vectors: Vectors, plan: IndexPlan, seed: int, path: Path, extends: Index | None, progress: Progress
+) -> None:
+    """Writes an empty index, trained, or links that of the index to extend."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if extends is not None:
+        _link(extends.folder / TRAINED, path)
+        return
+    stage = f"training {plan.factory} on {plan.training_vectors:,} vectors"
+    with progress(stage, None) if plan.training_vectors else nullcontext():
+        _write(_train(vectors, plan, seed), path)
 
 
 def _train(vectors: Vectors, plan: IndexPlan, seed: int) -> Any:
@@ -125,10 +138,11 @@ def _train(vectors: Vectors, plan: IndexPlan, seed: int) -> Any:
     return index
 
 
-def _encode(vectors: Vectors, start: int, work: Path, share: Share, advance: Advance) -> list[tuple[int, int]]:
+def _encode(
+    vectors: Vectors, start: int, index: Any, work: Path, share: Share, folder: Path, advance: Advance
+) -> list[tuple[int, int]]:
     """Writes the codes of all vectors from `start` on into blocks of work/codes; returns the blocks' bounds."""
     faiss = load_faiss()
-    index = faiss.read_index(str(work / TRAINED))
     cluster_of = _clusters(index)
 
     def encode(bounds: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -146,7 +160,7 @@ def _encode(vectors: Vectors, start: int, work: Path, share: Share, advance: Adv
         return {"codes": codes}
 
     bounds = [(first, min(first + BLOCK, len(vectors))) for first in range(start, len(vectors), BLOCK)]
-    run_blocks(work / "codes", bounds, encode, share=share)
+    run_blocks(work / "codes", bounds, encode, share=share, until=folder)
     return bounds
 
 

@@ -26,6 +26,7 @@ from retrolit.retrieval.directions import fit_directions
 from retrolit.retrieval.embedder import KIND
 from retrolit.retrieval.words import Words, WordTable, mix
 from retrolit.storage import Manifest, atomic_write
+from retrolit.storage.blocks import default_processes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,6 +102,7 @@ class LexicalEmbedder:
         self._rows = torch.from_numpy(rows)  # (W + UNKNOWN_ROWS, D)
         self._rows[len(known) :] += _marks(np.arange(UNKNOWN_ROWS), self.dimension)
         self.fingerprint = self._digest()
+        self.threads = default_processes()
 
     @classmethod
     def fit(

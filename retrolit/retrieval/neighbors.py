@@ -171,7 +171,8 @@ def build_neighbors(
                 return block
 
             starts = range(0, total, BLOCK_CHUNKS)
-            count = run_blocks(work, [(s, min(s + BLOCK_CHUNKS, total)) for s in starts], work_block, share=part)
+            tasks = [(s, min(s + BLOCK_CHUNKS, total)) for s in starts]
+            count = run_blocks(work, tasks, work_block, share=part, until=folder)
     if share.rank != 0:
         return None
     inputs = {

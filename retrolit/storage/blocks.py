@@ -11,11 +11,12 @@ import io
 import logging
 import multiprocessing
 import os
+import shutil
 import struct
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -74,11 +75,15 @@ def run_blocks(
     work: Callable[[Any], Arrays],
     processes: int = 1,
     share: Share = EVERYTHING,
+    threads: int = 1,
+    until: Path | None = None,
 ) -> int:
     """Does block n = `work`(task n) for the blocks of `share` that `folder` lacks; returns the number of tasks.
 
     `tasks` may be a stream, it is read once, in order, and no more than a few tasks ahead. With several processes
-    (started fresh, never forked) `work` and the tasks must pickle; a single missing block is done right here.
+    (started fresh, never forked) `work` and the tasks must pickle; a single missing block is done right here. Several
+    threads are for work that leaves Python's lock free most of the time, as numpy's does; writing then goes on beside
+    it. `until` is what another machine makes of all blocks: where it appears, this one stops, and leaves no blocks.
     Raises what `work` or the stream raises, and OSError when a process died; finished blocks stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +92,8 @@ def run_blocks(
     def missing() -> Iterator[tuple[Path, Any]]:
         nonlocal count
         for task in tasks:
+            if until is not None and until.exists():
+                return
             path = block_path(folder, count)
             if share.has(count) and not is_whole(path):
                 yield path, task
@@ -94,11 +101,20 @@ def run_blocks(
 
     todo = missing()
     first = list(islice(todo, 2))
-    if processes == 1 or len(first) < 2:
-        for path, task in chain(first, todo):
-            write_block(path, work(task))
-    else:
-        _run_in_processes(chain(first, todo), work, processes)
+    try:
+        if len(first) < 2 or processes == threads == 1:
+            for path, task in chain(first, todo):
+                write_block(path, work(task))
+        elif processes > 1:
+            _run_in_processes(chain(first, todo), work, processes)
+        else:
+            pool = ThreadPoolExecutor(threads)
+            _run_in(pool, chain(first, todo), lambda path, task: write_block(path, work(task)), threads)
+    except FileNotFoundError:  # the other machine has tidied up while a block was written
+        if until is None or not until.exists():
+            raise
+    if until is not None and until.exists():
+        shutil.rmtree(folder, ignore_errors=True)
     return count
 
 
@@ -158,21 +174,27 @@ def is_whole(path: Path) -> bool:
 
 
 def _run_in_processes(todo: Iterable[tuple[Path, Any]], work: Callable[[Any], Arrays], processes: int) -> None:
-    pending: set[Future[None]] = set()
     fresh = multiprocessing.get_context("spawn")  # a fork after threads have started may hang
     pool = ProcessPoolExecutor(processes, mp_context=fresh, initializer=_start_worker, initargs=(work,))
     try:
-        for path, task in todo:
-            pending.add(pool.submit(_do_block, path, task))
-            if len(pending) > processes + 1:
-                pending = _collect(pending)
-        while pending:
-            pending = _collect(pending)
+        _run_in(pool, todo, _do_block, processes)
     except BrokenProcessPool as error:
         raise OSError(
             "a worker process died, perhaps for lack of memory (or, started from a script, for want of its "
             "if __name__ == '__main__'); finished blocks are kept: run the same command again, with fewer processes"
         ) from error
+
+
+def _run_in(pool: Executor, todo: Iterable[tuple[Path, Any]], do: Callable[[Path, Any], None], workers: int) -> None:
+    """do(path, task) for all, in the pool, which ends with it."""
+    pending: set[Future[None]] = set()
+    try:
+        for path, task in todo:
+            pending.add(pool.submit(do, path, task))
+            if len(pending) > workers + 1:
+                pending = _collect(pending)
+        while pending:
+            pending = _collect(pending)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,11 @@ class Manifest:
     def write(self, folder: str | Path) -> None:
         """Writes manifest.json, last of all files; a file of `files` without an entry yet is measured here."""
         folder = Path(folder)
-        for name, entry in self.files.items():
-            entry.setdefault("bytes", (folder / name).stat().st_size)
-            if "sha256" not in entry:
-                entry["sha256"] = sha256_file(folder / name)
+        unmeasured = [name for name, entry in self.files.items() if "sha256" not in entry]
+        with ThreadPoolExecutor() as pool:
+            checksums = list(pool.map(lambda name: sha256_file(folder / name), unmeasured))
+        for name, checksum in zip(unmeasured, checksums, strict=True):
+            self.files[name] |= {"bytes": (folder / name).stat().st_size, "sha256": checksum}
         content = {"format_version": FORMAT_VERSION, "made_by": f"retrolit {__version__}", **asdict(self)}
         write_json(folder / FILE_NAME, content)
 

@@ -148,3 +148,15 @@ def test_impossible_settings_are_refused(database: ChunkDatabase) -> None:
         ChunkDatabase(database.stores, 0)
     with pytest.raises(ValueError, match="expected at least one token store"):
         ChunkDatabase([])
+
+
+def test_a_checksum_names_the_tokens_and_where_documents_end(database: ChunkDatabase, tmp_path: Path) -> None:
+    moved = ChunkDatabase([make_store(tmp_path / "one/train", [5], 1), *database.stores], M)
+    first, end = (int(bound) for bound in database.store_bounds[:2])
+    assert database.checksum(first, end) == moved.checksum(first + 1, end + 1)
+    checksums = {database.checksum(start, start + 2) for start in range(first, end - 2)}
+    assert len(checksums) == end - 2 - first
+    write_store(tmp_path / "joined", [[1] * 65 + [EOD] + [1] * 64 + [EOD]], 10)
+    write_store(tmp_path / "apart", [[1] * 65 + [EOD], [1] * 64 + [EOD]], 10)
+    joined, apart = (ChunkDatabase([TokenStore(tmp_path / name)], M) for name in ("joined", "apart"))
+    assert joined.checksum(0, len(joined)) != apart.checksum(0, len(apart))

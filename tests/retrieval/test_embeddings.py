@@ -31,7 +31,7 @@ class Counting:
 
     def __init__(self, embedder: LexicalEmbedder) -> None:
         self.embedder, self.dimension, self.fingerprint = embedder, embedder.dimension, embedder.fingerprint
-        self.chunks = 0
+        self.chunks, self.threads = 0, 1
 
     def embed(self, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         self.chunks += len(tokens)

@@ -108,6 +108,26 @@ def test_two_machines_give_the_bytes_of_one(clustered, tmp_path: Path) -> None:
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_a_machine_that_finishes_later_finds_the_index_and_leaves_nothing(
+    clustered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the second machine reads the vectors of its first block, the first one does everything."""
+    config, read, calls = IndexConfig("IVF32,SQ8"), type(clustered).rows, []
+
+    def rows(self, ids):
+        calls.append(len(ids))
+        if len(calls) == 2:  # the first call is for the training sample
+            monkeypatch.setattr(type(clustered), "rows", read)
+            assert build_index(clustered, config, tmp_path / "index", share=Share(0, 2)) is not None
+        return read(self, ids)
+
+    monkeypatch.setattr(type(clustered), "rows", rows)
+    assert build_index(clustered, config, tmp_path / "index", share=Share(1, 2)) is None
+    assert calls == [len(clustered), 500]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".index.lock", "index"]
+
+
 @pytest.mark.parametrize("factory", ["Flat", "IVF32,SQ8", "IVF32_HNSW8,SQ8"])
 @pytest.mark.usefixtures("small_blocks")
 def test_what_is_added_later_is_all_that_is_encoded(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +59,51 @@ def whole(tmp_path: Path) -> dict[str, bytes]:
 def test_several_processes_give_the_same_bytes(whole: dict[str, bytes], tmp_path: Path) -> None:
     assert run_blocks(tmp_path / "two", range(10), squares, processes=2) == 10
     assert contents(tmp_path / "two") == whole
+
+
+def test_several_threads_give_the_same_bytes(whole: dict[str, bytes], tmp_path: Path) -> None:
+    meet = threading.Barrier(2, timeout=20)  # passed by two blocks at once only
+
+    def work(task: int) -> Arrays:
+        meet.wait()
+        return squares(task)
+
+    assert run_blocks(tmp_path / "two", range(10), work, threads=2) == 10
+    assert contents(tmp_path / "two") == whole
+
+
+def test_who_comes_late_stops_where_another_has_finished_and_leaves_nothing(tmp_path: Path) -> None:
+    """The first block finds the other machine at work, the second its result; in the end no block is left over."""
+    done, target = [], tmp_path / "target"
+
+    def work(task: int) -> Arrays:
+        done.append(task)
+        if task == 1:
+            shutil.rmtree(tmp_path / "b")
+            target.mkdir()
+        return squares(task)
+
+    run_blocks(tmp_path / "b", range(10), work, until=target)
+    assert done == [0, 1]
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_folder_that_vanishes_while_a_block_is_written_is_an_error_unless_all_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    replace = os.replace
+
+    def vanish(source: Path, path: Path) -> None:
+        shutil.rmtree(tmp_path / "b")
+        replace(source, path)
+
+    monkeypatch.setattr(os, "replace", vanish)
+    with pytest.raises(FileNotFoundError):
+        run_blocks(tmp_path / "b", range(2), squares, until=target)
+    monkeypatch.setattr(os, "replace", lambda *paths: (target.mkdir(), vanish(*paths)))
+    run_blocks(tmp_path / "b", range(2), squares, until=target)
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
 def test_shares_are_disjoint_and_complete(whole: dict[str, bytes], tmp_path: Path) -> None:
@@ -111,10 +158,10 @@ def test_a_damaged_block_is_refused_by_name(whole: dict[str, bytes], tmp_path: P
     assert not is_whole(path)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_an_error_is_passed_on_and_finished_blocks_stay(processes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("processes", "threads"), [(1, 1), (2, 1), (1, 2)])
+def test_an_error_is_passed_on_and_finished_blocks_stay(processes: int, threads: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="seven"):
-        run_blocks(tmp_path / "b", range(10), refuse_seven, processes)
+        run_blocks(tmp_path / "b", range(10), refuse_seven, processes, threads=threads)
     assert is_whole(block_path(tmp_path / "b", 0))
     assert not block_path(tmp_path / "b", 7).exists()
 
