@@ -15,19 +15,21 @@ def show_training(run: Run, cluster: Cluster, plan: TrainingPlan) -> str:
     """The lines that `retrolit plan` prints of a training recipe."""
     kind = "Retro" if isinstance(run.config, RetroConfig) else "GPT"
     trained = "all trained" if plan.size.trained == plan.size.total else f"{plan.size.trained:,} of them trained"
+    most = max(memory.total for memories in plan.memory.values() for memory in memories)
+    unit, name_of_unit = (GIB, "GiB") if most >= GIB else (2**20, "MiB")
     lines = [
         f"model       {kind}, {plan.size.total:,} parameters, {trained}",
         *(f"            {name:16} {count:>16,}" for name, count in plan.size.parameters.items() if count),
-        f"FLOPs       {plan.flops_per_token / 1e9:,.2f} G a token, forward and backward",
+        f"FLOPs       {number(plan.flops_per_token)} a token, forward and backward",
         *(
-            f"            {name:16} {count / 1e9:>10,.2f} G {count / plan.flops_per_token:>6.1%}"
+            f"            {name:16} {number(count):>16} {count / plan.flops_per_token:>6.1%}"
             for name, count in plan.flops.items()
         ),
         f"run         {run.steps:,} steps x {run.global_batch_size:,} samples x {run.batch.length:,} tokens = "
-        f"{plan.tokens / 1e9:,.1f} G tokens",
+        f"{number(plan.tokens)} tokens",
         f"time        {duration(plan.seconds)} on {cluster.gpus:,} x {cluster.gpu} at {cluster.mfu:.0%} of "
         f"{(cluster.peak_flops or 0) / 1e12:,.0f} TFLOP/s: {plan.gpu_hours:,.0f} GPU hours",
-        f"memory      GiB on one GPU of {cluster.memory_gib:g}, {run.batch.samples} x {run.batch.length:,} tokens at a "
+        f"memory      {name_of_unit} on one GPU of {cluster.memory_gib:g} GiB, {run.batch.samples} x {run.batch.length:,} tokens at a "
         f"time, {run.batch.precision}",
         f"            {'':22} {'weights':>9} {'gradients':>9} {'optimizer':>9} {'copies':>9} {'activations':>11} "
         f"{'together':>9}",
@@ -37,16 +39,17 @@ def show_training(run: Run, cluster: Cluster, plan: TrainingPlan) -> str:
             parts = (memory.weights, memory.gradients, memory.optimizer, memory.copies)
             fits = "fits" if memory.total <= (1 - FREE) * cluster.memory_bytes else ""
             lines.append(
-                f"            {name:22} {' '.join(f'{part / GIB:9.1f}' for part in parts)} "
-                f"{memory.activations / GIB:11.1f} {memory.total / GIB:9.1f} {fits}".rstrip()
+                f"            {name:22} {' '.join(f'{part / unit:9.1f}' for part in parts)} "
+                f"{memory.activations / unit:11.1f} {memory.total / unit:9.1f} {fits}".rstrip()
             )
     micro, batch = run.batch.samples, run.global_batch_size
-    groups = cluster.gpus // (cluster.tensor_parallel_size if "fsdp+tp" in plan.memory else 1)
-    if batch % (micro * groups):
-        lines.append(
-            f"note        {groups:,} GPUs or groups of them with {micro} samples each do not divide the global batch "
-            f"of {batch:,}; change data.micro_batch_size or the cluster"
-        )
+    for strategy in plan.memory:
+        groups = {"single": 1, "fsdp+tp": cluster.gpus // cluster.tensor_parallel_size}.get(strategy, cluster.gpus)
+        if batch % (micro * groups):
+            lines.append(
+                f"note        {strategy}: {groups:,} times {micro} samples do not divide the global batch of {batch:,}; "
+                "change data.micro_batch_size or the cluster"
+            )
     return "\n".join(lines)
 
 
@@ -76,6 +79,17 @@ def size(count: float) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
+def number(count: float) -> str:
+    """A count for people, in thousands of thousands."""
+    for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if count >= unit:
+            return f"{count / unit:,.2f} {name}"
+    return f"{count:,.0f}"
+
+
 def duration(seconds: float) -> str:
-    """Days, or hours where it is less than one."""
-    return f"{seconds / 86400:,.1f} days" if seconds >= 86400 else f"{seconds / 3600:,.1f} hours"
+    """Days, hours or minutes."""
+    for unit, name in ((86400, "days"), (3600, "hours")):
+        if seconds >= unit:
+            return f"{seconds / unit:,.1f} {name}"
+    return f"{seconds / 60:,.1f} minutes"
