@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from retrolit.checkpoint import load_model, save_model
 from retrolit.checkpoint.huggingface import from_huggingface, to_huggingface
 from retrolit.checkpoint.tensor_files import write_tensors
+from retrolit.models import Retro, RetroConfig
 from retrolit.tokens import ByteTokenizer, load_tokenizer, train_bpe
 
 transformers = pytest.importorskip("transformers", reason='needs transformers (the extra "hf")')
@@ -153,6 +155,17 @@ def test_a_real_model_gives_its_logits(tmp_path, monkeypatch):
     assert tokenizer.decode([int(ours[0, -1].argmax())]) == " Paris"
     [theirs] = seen
     torch.testing.assert_close(ours, theirs.eval()(tokens).logits, atol=1e-4, rtol=1e-4)
+
+    # Retro-fitted, it begins as itself, whatever its neighbors are, and with gate 0 it is.
+    gpt = load_model(tmp_path / "model")
+    length = tokens.shape[1]
+    config = RetroConfig(gpt.config, retro_layers=[12, 18], encoder_layers=1, chunk_length=length)
+    neighbors = torch.randint(gpt.config.vocab_size, (1, 1, 2, 2 * length))
+    begun = Retro.from_gpt(gpt, replace(config, zero_init_cross_attention=True))
+    assert torch.equal(begun(tokens, neighbors), ours)
+    retro = Retro.from_gpt(load_model(tmp_path / "model"), config)
+    assert torch.equal(retro(tokens, neighbors, gate=0.0), ours)
+    assert not torch.equal(retro(tokens, neighbors), ours)
 
 
 def test_names_without_the_models_prefix_and_old_tables_are_read(tmp_path):
