@@ -19,7 +19,7 @@ from retrolit.evaluation.text_sizes import text_sizes
 from retrolit.evaluation.token_losses import TokenLosses
 from retrolit.storage import fingerprint
 from retrolit.training.module import LanguageModule
-from retrolit.training.pretraining_data import PretrainingData
+from retrolit.training.pretraining_data import PretrainingData, streams
 
 NAMED_COPIES = 20
 """Documents on both sides that a result names; all are counted."""
@@ -54,6 +54,7 @@ class Evaluation(L.Callback):
         self._wanted = split is not None and isinstance(pl_module.data, PretrainingData)
         if not self._wanted or split is None:
             return
+        assert isinstance(pl_module.data, PretrainingData)
         corpora = pl_module.data.corpora
         self._copies = find_copies(*({c.name: c.store for c in corpora[name]} for name in (split, "train")))
         if not self.allow_leakage:
@@ -107,7 +108,8 @@ class Evaluation(L.Callback):
 
     def _start(self, module: L.LightningModule, split: str) -> None:
         assert isinstance(module, LanguageModule)
-        self.split, self.data = split, module.data
+        assert isinstance(module.data, PretrainingData)
+        self.split, self.data = split, streams(module.data)
         self.samples, self.numbers = self.data.evaluation_samples(split), self.data.evaluation_numbers(split)
         stores = [corpus.store for corpus in self.data.corpora[split]]
         self.first_token = np.cumsum([0, *(store.num_tokens for store in stores)])
@@ -151,9 +153,9 @@ class Evaluation(L.Callback):
             run=runs,
         )
         leakage = {"documents": len(self._copies), "named": [str(copy) for copy in self._copies[:NAMED_COPIES]]}
-        weights = str(trainer.ckpt_path or module.init_from)
+        weights = trainer.ckpt_path or module.init_from  # neither: those that the trainer has just trained
         self.results = {
-            "weights": {"path": weights, "fingerprint": weights_fingerprint(weights)},
+            "weights": {"path": str(weights), "fingerprint": weights_fingerprint(weights)} if weights else None,
             "model": {"type": module.model_type, "config": asdict(module.config)},
             "data": describe(self.data, self.split),
             "leakage": leakage,

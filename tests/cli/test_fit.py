@@ -107,9 +107,12 @@ def test_evaluation_of_a_finished_run_needs_only_its_settings(fit, capsys):
     capsys.readouterr()
     assert main(["test", "-c", str(RUN / "config.yaml")]) == 0
     output = capsys.readouterr().out
-    table = dict(line.strip("│ ").split("│") for line in output.splitlines() if line.startswith("│"))
-    values = {name.strip(): float(value) for name, value in table.items()}
-    assert values.keys() == {"test/loss", "test/perplexity", "test/bits_per_byte"}
+    results = json.loads((RUN / "results.json").read_text())["splits"]["test"]
+    values = results["readings"]["gpt"]
+    for name, digits in (("loss", 4), ("perplexity", 2), ("bits_per_byte", 4)):
+        assert f"{values[name]:,.{digits}f}" in output
+    assert results["weights"]["path"] == str(RUN / "checkpoints/step-00000002.ckpt")
+    assert results["leakage"] == {"documents": 0, "named": []}
 
     assert main(["predict", "-c", str(RUN / "config.yaml")]) == 0
     losses = np.load(RUN / "token_losses/words.npy")
@@ -118,8 +121,7 @@ def test_evaluation_of_a_finished_run_needs_only_its_settings(fit, capsys):
     assert losses.dtype == np.float32
     assert losses.shape == store.tokens.shape
     assert np.isnan(losses).tolist() == [True] + [False] * (len(losses) - 1)
-    assert np.nanmean(losses) == pytest.approx(values["test/loss"], abs=1e-4)
-    assert np.exp(np.nanmean(losses)) == pytest.approx(values["test/perplexity"], abs=1e-2)
+    assert np.nanmean(losses) == pytest.approx(values["loss"], rel=1e-5)
 
     # The model folder serves as well, by itself or by name.
     for checkpoint in (RUN / "checkpoints").iterdir():
@@ -129,9 +131,37 @@ def test_evaluation_of_a_finished_run_needs_only_its_settings(fit, capsys):
         assert main(["test", "-c", str(RUN / "config.yaml"), *options]) == 0
         output = capsys.readouterr().out
         assert f"weights from {RUN / 'model'}" in output
-        assert f"{values['test/loss']:.4f}" in output
+        assert f"{values['loss']:.4f}" in output
     assert main(["validate", "-c", str(RUN / "config.yaml")]) == 0
-    assert "val/bits_per_byte" in capsys.readouterr().out
+    assert "validation: " in capsys.readouterr().out
+    splits = json.loads((RUN / "results.json").read_text())["splits"]
+    assert set(splits) == {"test", "validation"}
+    assert splits["test"]["weights"]["path"] == str(RUN / "model")
+
+
+def test_documents_of_both_sides_are_refused_unless_that_is_wanted(fit, capsys):
+    data = yaml.safe_load(Path("data.yaml").read_text())
+    texts = Path("words.jsonl").read_text().splitlines(keepends=True)
+    Path("seen.jsonl").write_text("".join(texts))
+    data["tokens"]["corpora"]["seen"] = {"source": "seen.jsonl", "split": "test"}
+    Path("data.yaml").write_text(yaml.safe_dump(data))
+    assert fit(*SHORT) == 0
+    capsys.readouterr()
+    assert main(["test", "-c", str(RUN / "config.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "of seen (as words.jsonl:" in error
+    assert "--evaluation.allow_leakage true" in error
+    assert not (RUN / "results.json").exists()
+    assert main(["test", "-c", str(RUN / "config.yaml"), "--evaluation.allow_leakage", "true"]) == 0
+    leaked = json.loads((RUN / "results.json").read_text())["splits"]["test"]["leakage"]
+    assert 20 < leaked["documents"] < 60
+    assert len(leaked["named"]) == 20
+    assert f"LEAKAGE: {leaked['documents']} of these documents are training documents too" in capsys.readouterr().out
+
+
+def test_a_number_of_resamples_below_none_is_refused(fit, capsys):
+    assert fit(*SHORT, "--evaluation.num_resamples", -1) == 2
+    assert "evaluation.num_resamples: expected at least 0, got -1" in capsys.readouterr().err
 
 
 def test_evaluation_without_a_model_says_what_is_missing(recipe, capsys):

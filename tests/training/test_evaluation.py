@@ -1,0 +1,92 @@
+"""What `retrolit test` writes down, against windows read one by one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from retrolit import save_model
+from retrolit.evaluation.overlap import chunk_overlap
+from retrolit.models import GPT, GPTConfig, RetroConfig
+from retrolit.retrieval import NeighborConfig, RetrievalConfig
+from retrolit.training import Evaluation, RetroModule
+
+DECODER = GPTConfig(
+    vocab_size=257, hidden_size=16, num_layers=2, num_attention_heads=2, max_position_embeddings=32
+)  # fmt: skip
+RETRO = RetroConfig(DECODER, retro_layers=[2], chunk_length=8, encoder_layers=1)
+
+
+@pytest.fixture
+def tested(make_trainer, make_data, data_config, tmp_path):
+    """A Retro of random weights, large enough that neighbors show, tested; its data and what it wrote."""
+    torch.manual_seed(7)
+    save_model(GPT(DECODER), tmp_path / "gpt")
+    retrieval = RetrievalConfig(chunk_length=8, neighbors=NeighborConfig(num_saved=4, num_searched=16))
+    data = make_data(data=replace(data_config, retrieval=retrieval), num_neighbors=2)
+    module = RetroModule(RETRO, retrofit_from=str(tmp_path / "gpt"))
+    trainer = make_trainer(tmp_path / "run", callbacks=[Evaluation(num_resamples=100)])
+    trainer.test(module, data, verbose=False)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return module, data, logged, json.loads((tmp_path / "run/results.json").read_text())["splits"]["test"]
+
+
+def test_all_readings_are_told_of_the_same_tokens(tested):
+    _, data, logged, results = tested
+    assert list(results["readings"]) == ["retrieved", "none", "random", "gpt"]
+    assert results["tokens"] == sum(corpus.store.num_tokens - 1 for corpus in data.corpora["test"])
+    assert results["readings"]["retrieved"]["loss"] == pytest.approx(logged["test/loss"], rel=1e-5)
+    for name, key in (("none", "_none"), ("random", "_random"), ("gpt", "_gpt")):
+        # The row in metrics.jsonl counts the first token's bytes too.
+        bits = results["readings"][name]["bits_per_byte"]
+        assert bits == pytest.approx(logged[f"test/bits_per_byte{key}"], rel=2e-3), name
+        assert results["gain"][name] == pytest.approx(bits - results["readings"]["retrieved"]["bits_per_byte"])
+    assert results["weights"] is None
+    assert results["data"]["database"] == data.retrievers["test"][0].database.fingerprint
+
+
+def test_the_curve_is_that_of_the_chunks(tested):
+    module, data, _, results = tested
+    (retriever,) = data.retrievers["test"]
+    overlap = chunk_overlap(retriever)
+    samples = data.evaluation_samples("test")
+    nats = {0.125: [], 0.25: [], 0.5: [], 1.0: []}
+    for number in range(len(samples)):
+        batch = samples[[number]]
+        with torch.no_grad():
+            losses = module.loss(batch).tokens[0]
+        start = samples.locate(number)[1]
+        for label in range(int(batch.loss_mask.sum())):
+            for most, kept in nats.items():
+                if overlap[(start + 1 + label) // 8] <= most:
+                    kept.append(float(losses[label]))
+    for point in results["overlap_curve"]:
+        expected = nats[point["at_most"]]
+        assert point["tokens"] == len(expected)
+        if expected:
+            bits = sum(expected) / np.log(2) / point["bytes"]
+            assert point["bits_per_byte"]["retrieved"] == pytest.approx(bits, rel=1e-4)
+    assert 0 < len(nats[0.5]) < len(nats[1.0])
+
+
+def test_tokens_are_told_apart_by_what_was_read_for_them(tested):
+    """By looking at every label's neighbors; the first 7 labels of each window have none."""
+    _, data, _, results = tested
+    samples = data.evaluation_samples("test")
+    counts = {"in": 0, "not in": 0, "nothing to read": 0}
+    for number in range(len(samples)):
+        batch = samples[[number]]
+        assert batch.neighbor_tokens is not None
+        assert batch.neighbor_mask is not None
+        for label in range(int(batch.loss_mask.sum())):
+            chunk = (label + 1) // 8 - 1
+            read = batch.neighbor_tokens[0, chunk][batch.neighbor_mask[0, chunk]] if chunk >= 0 else torch.empty(0)
+            group = "nothing to read" if not len(read) else "in" if batch.labels[0, label] in read else "not in"
+            counts[group] += 1
+    assert {name: part["tokens"] for name, part in results["in_neighbors"].items()} == counts
+    assert min(counts.values()) > 0
+    assert results["in_neighbors"]["nothing to read"]["gain"]["none"] == pytest.approx(0, abs=1e-6)
