@@ -1,6 +1,6 @@
 """What retrieval is worth on real text: a GPT and a Retro with the same decoder, data and steps, by seed.
 
-    python -m benchmarks.real_text [--corpora wikitext textbooks] [--seeds 1 2] [--batches 40] [--fit OPTIONS ...]
+    python -m benchmarks.real_text [--corpora wikitext textbooks] [--seeds 1 2] [--plot FILE] [--fit OPTIONS ...]
 
 Trains the recipes recipes/real-text/{gpt,retro}-{wikitext,textbooks}.yaml with each seed into runs/, unless that is
 done, tests each on the first batches of its test split, and prints two tables in Markdown: bits per byte of every
@@ -13,6 +13,7 @@ stopped goes on.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,29 @@ def by_overlap(name: str, retro: dict[str, Any]) -> Iterator[list[str]]:
         yield [name, f"{point['at_most']:.1%}", f"{share:.0%}", gain(point, "none"), gain(point, "random")]
 
 
+def plot(corpora: list[str], seeds: list[int], path: Path) -> None:
+    """Draw the validations of all runs: bits per byte of the GPT, and of the Retro with each kind of neighbors."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(corpora), figsize=(5 * len(corpora), 4), layout="constrained", squeeze=False)
+    lines = {
+        "GPT": ("gpt", ""),
+        "Retro, no neighbors": ("retro", "_none"),
+        "Retro, random neighbors": ("retro", "_random"),
+        "Retro, retrieved neighbors": ("retro", ""),
+    }
+    for corpus, panel in zip(corpora, panels[0], strict=True):
+        for seed in seeds:
+            for number, (label, (model, reading)) in enumerate(lines.items()):
+                rows = map(json.loads, (Path("runs") / f"{model}-{corpus}-{seed}/metrics.jsonl").open())
+                points = [(row["step"], row[name]) for row in rows if (name := f"val/bits_per_byte{reading}") in row]
+                style = "-" if seed == seeds[0] else "--"
+                panel.plot(*zip(*points, strict=True), style, color=f"C{number}", label=label if style == "-" else None)
+        panel.set(title=corpus, xlabel="optimizer steps", ylabel="bits per byte")
+    panels[0][0].legend()
+    figure.savefig(path)
+
+
 def gain(part: dict[str, Any], other: str) -> str:
     """Bits per byte saved over this reading, with the interval that holds it with 95 %."""
     value, interval = part["gain"][other], part["gain_interval"][other]
@@ -75,6 +99,7 @@ def main() -> None:
     parser.add_argument("--corpora", nargs="+", choices=CORPORA, default=list(CORPORA))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--batches", type=int, default=40, help="of the test split that are read, of 8 x 256 tokens")
+    parser.add_argument("--plot", type=Path, help='draw the validations into this file (pip install "retrolit[plot]")')
     parser.add_argument("--fit", nargs=argparse.REMAINDER, default=[], help="options for every fit; the last ones")
     arguments = parser.parse_args()
     print(describe("lightning"), flush=True)
@@ -91,6 +116,8 @@ def main() -> None:
     heads = ["", "GPT", "Retro, none", "random", "retrieved", "gain over none (95 %)", "over random (95 %)"]
     print("\n" + table(heads, whole))
     print("\n" + table(["", "overlap at most", "of the text", "gain over none (95 %)", "over random (95 %)"], curve))
+    if arguments.plot is not None:
+        plot(arguments.corpora, arguments.seeds, arguments.plot)
 
 
 if __name__ == "__main__":
