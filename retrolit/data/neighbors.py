@@ -71,6 +71,5 @@ class SampleNeighbors:
             seeds = [(self.random_seed, stream, place) for place in start.tolist()]
             size = max(1, len(retriever.table))
             chunks = np.stack([np.random.default_rng(seed).integers(size, size=num_chunks) for seed in seeds])  # (B, L)
-        first = -(-start // retriever.chunk_length)  # a window past the stream's end begins where no chunk does
-        _, tokens, mask = retriever.samples(first, num_chunks, self.num_neighbors, chunks)
+        _, tokens, mask = retriever.samples(retriever.chunk_of(start), num_chunks, self.num_neighbors, chunks)
         return torch.from_numpy(tokens), torch.from_numpy(mask)

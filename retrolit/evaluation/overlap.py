@@ -24,8 +24,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retrolit.retrieval.stream_chunks import StreamChunks
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -54,8 +52,8 @@ def shared_runs(tokens: Tensor, mask: Tensor, neighbors: Tensor, neighbor_mask: 
 
 
 def chunk_overlap(retriever: PreparedRetriever, num_neighbors: int = NUM_NEIGHBORS) -> NDArray[np.float32]:
-    """The overlap of every chunk of a stream with its saved neighbors: (chunks,), NaN for a chunk without text."""
-    chunks, table = StreamChunks(retriever.store, retriever.chunk_length), retriever.table
+    """The overlap of each chunk of a retriever with its saved neighbors: (chunks,), NaN for a chunk without text."""
+    chunks, table = retriever.chunks, retriever.table
     overlap = np.empty(len(table), dtype=np.float32)
     for start in range(0, len(table), BLOCK_CHUNKS):
         end = min(start + BLOCK_CHUNKS, len(table))

@@ -34,6 +34,7 @@ from retrolit.tokens.progress import Progress, silent
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from retrolit.retrieval.document_chunks import DocumentChunks
     from retrolit.retrieval.index import Index
     from retrolit.tokens import TokenStore
 
@@ -150,17 +151,18 @@ def build_neighbors(
     folder: str | Path,
     progress: Progress = silent,
     share: Share = EVERYTHING,
+    chunks: DocumentChunks | None = None,
 ) -> NeighborTable | None:
     """Makes the table of `store`'s stream in `folder`, or opens the one that is there.
 
-    `share` is this machine's: all but rank 0 do their blocks and get None. Raises OSError when the disk is full; what
-    is finished is kept.
+    `chunks` are other chunks than the stream's to make it of. `share` is this machine's: all but rank 0 do their blocks
+    and get None. Raises OSError when the disk is full; what is finished is kept.
     """
     folder = Path(folder)
     if folder.exists():
         return NeighborTable(folder)
     work = folder.with_name(f".{folder.name}.work")
-    search = _SearchBlock(store, database, index, embedder, config)
+    search = _SearchBlock(store, database, index, embedder, config, chunks)
     total, count = len(search.chunks), 0
     for part in dict.fromkeys((share, EVERYTHING) if share.rank == 0 else (share,)):
         with progress(f"searching neighbors of {total:,} chunks", total, "chunks") as advance:
@@ -182,7 +184,7 @@ def build_neighbors(
         "embedder": embedder.fingerprint,
     }
     dtype = np.dtype("<i4" if len(database) < 2**31 else "<i8")
-    settings = neighbor_settings(config, database.chunk_length)
+    settings = neighbor_settings(config, database.chunk_length) | ({"cut": "documents"} if chunks else {})
     _join(folder, work, count, settings=settings, inputs=inputs, dtype=dtype)
     return NeighborTable(folder)
 
@@ -191,9 +193,15 @@ class _SearchBlock:
     """The neighbors of consecutive stream chunks."""
 
     def __init__(
-        self, store: TokenStore, database: ChunkDatabase, index: Index, embedder: Embedder, config: NeighborConfig
+        self,
+        store: TokenStore,
+        database: ChunkDatabase,
+        index: Index,
+        embedder: Embedder,
+        config: NeighborConfig,
+        chunks: DocumentChunks | None,
     ) -> None:
-        self.chunks = StreamChunks(store, database.chunk_length)
+        self.chunks = chunks or StreamChunks(store, database.chunk_length)
         self._database, self._index, self._embedder, self._config = database, index, embedder, config
         self._own_documents = OwnDocuments(store, database, config.exclude_copies)
 

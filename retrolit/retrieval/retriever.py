@@ -23,6 +23,8 @@ from retrolit.tokens import Tokenizer, TokenStore, load_tokenizer
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from retrolit.retrieval.document_chunks import DocumentChunks
+
 RETRIEVER_FILE = "retriever.json"
 """Beside an index: where its tokenizer, embedder and token stores lie, relative to it."""
 
@@ -135,7 +137,8 @@ class PreparedRetriever:
         self.store = store
         self.database = database
         self.num_retrieved_chunks = num_retrieved_chunks
-        self._stream = StreamChunks(store, database.chunk_length)
+        self.chunks: StreamChunks | DocumentChunks = StreamChunks(store, database.chunk_length)
+        """What neighbors are saved for."""
         self._offset = database.offset_of(store)
 
     def __reduce__(self) -> tuple:
@@ -174,13 +177,19 @@ class PreparedRetriever:
         drop = ids < 0
         if self._offset is not None:
             # The last label is the first token after the sample.
-            lowest, highest = self._stream.documents_between(first, first + num_chunks)
+            assert isinstance(self.chunks, StreamChunks)
+            lowest, highest = self.chunks.documents_between(first, first + num_chunks)
             begin = self.database.first_chunk(self._offset + lowest)[:, None, None]
             end = self.database.first_chunk(self._offset + highest + 1)[:, None, None]
             drop |= (ids >= begin) & (ids < end)
         kept, dropped = keep_first(drop, k, ids, drop)
         kept = np.where(dropped, -1, kept)
         return kept, *self.database.neighbor_tokens(kept, self.num_retrieved_chunks)
+
+    def chunk_of(self, position: ArrayLike) -> NDArray[np.int64]:
+        """Numbers of the chunks that stream tokens are in, same shape; the number of chunks for one past the end."""
+        position = np.asarray(position, dtype=np.int64)
+        return np.where(position < self.store.num_tokens, position // self.chunk_length, len(self.table))
 
     def source(self, id: int) -> str:
         return self.database.source(id)

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from retrolit.data.batch import Batch
+from retrolit.data.preparation import prepare
 from retrolit.evaluation.leakage import Copy, find_copies, refuse_copies
 from retrolit.evaluation.overlap import chunk_overlap, label_runs
 from retrolit.evaluation.results_file import weights_fingerprint, write_results
 from retrolit.evaluation.text_sizes import text_sizes
 from retrolit.evaluation.token_losses import TokenLosses
+from retrolit.retrieval.document_chunks import document_retriever
 from retrolit.storage import fingerprint
+from retrolit.tokens.progress import visible
 from retrolit.training.module import LanguageModule
 from retrolit.training.pretraining_data import PretrainingData, streams
 
@@ -31,13 +34,16 @@ class Evaluation(L.Callback):
     Nothing is done while training, nor for data that are no token streams (conversations).
 
     Args:
+        stride: Windows inside documents in place of the stream's, each so many tokens after the one before it; only its
+            new tokens count. A multiple of data.chunk_length, at most data.sequence_length.
         allow_leakage: Go on where documents of the split are among the training documents; the results say so.
         num_resamples: Splits of documents that are drawn for a confidence interval; 0 for none.
     """
 
-    def __init__(self, allow_leakage: bool = False, num_resamples: int = 1000) -> None:
+    def __init__(self, stride: int | None = None, allow_leakage: bool = False, num_resamples: int = 1000) -> None:
         if num_resamples < 0:
             raise ValueError(f"evaluation.num_resamples: expected at least 0, got {num_resamples}")
+        self.stride = stride
         self.allow_leakage = allow_leakage
         self.num_resamples = num_resamples
         self.results: dict[str, Any] = {}
@@ -59,6 +65,8 @@ class Evaluation(L.Callback):
         self._copies = find_copies(*({c.name: c.store for c in corpora[name]} for name in (split, "train")))
         if not self.allow_leakage:
             refuse_copies(self._copies, split)
+        if self.stride is not None:
+            _stay_inside_documents(pl_module.data, split, self.stride)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make room for the losses of all tokens."""
@@ -169,10 +177,28 @@ class Evaluation(L.Callback):
         if not self.data.num_neighbors:
             return None
         parts = [
-            np.repeat(chunk_overlap(retriever), retriever.chunk_length)[: retriever.store.num_tokens]
+            chunk_overlap(retriever)[retriever.chunk_of(np.arange(retriever.store.num_tokens))]
             for retriever in self.data.retrievers[self.split]
         ]
         return np.concatenate(parts)
+
+
+def _stay_inside_documents(data: PretrainingData, split: str, stride: int) -> None:
+    """Have the split read in windows inside documents, with the neighbors of their chunks."""
+    if not 1 <= stride <= data.sequence_length or stride % data.chunk_length:
+        raise ValueError(
+            f"evaluation.stride: expected a multiple of data.chunk_length ({data.chunk_length}) up to "
+            f"data.sequence_length ({data.sequence_length}), got {stride}"
+        )
+    data.evaluation_stride = stride
+    if data.num_neighbors:
+        config, retrieval = data.config.retrieval, prepare(data.config).retrieval
+        assert config is not None
+        assert retrieval is not None
+        data.retrievers[split] = [
+            document_retriever(retriever, retrieval.index_folder, config.neighbors, visible)
+            for retriever in data.retrievers[split]
+        ]
 
 
 def describe(data: PretrainingData, split: str) -> dict[str, Any]:
@@ -183,6 +209,7 @@ def describe(data: PretrainingData, split: str) -> dict[str, Any]:
         "tokenizer": data.tokenizer.fingerprint,
         "corpora": {corpus.name: corpus.store.fingerprint for corpus in data.corpora[split]},
         "sequence_length": data.sequence_length,
+        "stride": data.evaluation_stride,
         "num_neighbors": data.num_neighbors,
     }
     if data.num_neighbors:

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
+from retrolit.data.document_windows import DocumentWindows
 from retrolit.data.loading import Loader, Numbers, evaluation_numbers, training_numbers
 from retrolit.data.neighbors import SampleNeighbors
 from retrolit.data.preparation import DataConfig, prepare
@@ -102,6 +103,8 @@ class PretrainingData(L.LightningDataModule):
         """Of the prepared tokens."""
         self.neighbors_fingerprint = ""
         """Of the training neighbors; empty where none are read."""
+        self.evaluation_stride: int | None = None
+        """Tokens from one evaluation window to the next of its document; None for windows of the whole stream."""
         self.train_loader: Loader | None = None
         self._trainer_set: L.Trainer | None = None
 
@@ -184,9 +187,11 @@ class PretrainingData(L.LightningDataModule):
         ]
         return PretrainingSamples(windows, Blend(self._weights(corpora), seed=self.seed), self._neighbors("train"))
 
-    def evaluation_samples(self, split: str) -> EvaluationSamples:
+    def evaluation_samples(self, split: str) -> EvaluationSamples | DocumentWindows:
         """All windows of the validation or test split, in order."""
         stores = [corpus.store for corpus in self.corpora[split]]
+        if self.evaluation_stride is not None:
+            return DocumentWindows(stores, self.sequence_length, self.evaluation_stride, self._neighbors(split))
         return EvaluationSamples(stores, self.sequence_length, self._neighbors(split))
 
     def random_neighbors(self, split: str) -> Callable[[int], tuple[Tensor, Tensor]]:

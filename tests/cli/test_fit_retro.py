@@ -71,6 +71,6 @@ def test_every_verb_reads_neighbors(retro_recipe, retrolit_process):
         assert retrolit_process(verb, "-c", RUN / "config.yaml", "--ckpt_path", RUN / "model") == 0
     assert (RUN / "token_losses/words.npy").exists()
     results = json.loads((RUN / "results.json").read_text())["splits"]["test"]
-    assert list(results["readings"]) == ["retrieved", "none", "random", "gpt"]
+    assert set(results["readings"]) == {"retrieved", "none", "random", "gpt"}
     assert results["data"]["num_neighbors"] == 2
     assert results["overlap_curve"][-1]["tokens"] > 0

@@ -37,7 +37,7 @@ def tested(make_trainer, make_data, data_config, tmp_path):
 
 def test_all_readings_are_told_of_the_same_tokens(tested):
     _, data, logged, results = tested
-    assert list(results["readings"]) == ["retrieved", "none", "random", "gpt"]
+    assert set(results["readings"]) == {"retrieved", "none", "random", "gpt"}
     assert results["tokens"] == sum(corpus.store.num_tokens - 1 for corpus in data.corpora["test"])
     assert results["readings"]["retrieved"]["loss"] == pytest.approx(logged["test/loss"], rel=1e-5)
     for name, key in (("none", "_none"), ("random", "_random"), ("gpt", "_gpt")):
@@ -90,3 +90,40 @@ def test_tokens_are_told_apart_by_what_was_read_for_them(tested):
     assert {name: part["tokens"] for name, part in results["in_neighbors"].items()} == counts
     assert min(counts.values()) > 0
     assert results["in_neighbors"]["nothing to read"]["gain"]["none"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_neighbors", [0, 2])
+def test_a_stride_keeps_windows_inside_documents(
+    make_trainer, make_data, make_module, data_config, num_neighbors, tmp_path
+):
+    """Each document's first token is not predicted, and the rest is read as it is alone."""
+    retrieval = RetrievalConfig(chunk_length=8, neighbors=NeighborConfig(num_saved=4, num_searched=16))
+    data = make_data(data=replace(data_config, retrieval=retrieval), num_neighbors=num_neighbors)
+    module = RetroModule(RETRO) if num_neighbors else make_module()
+    trainer = make_trainer(tmp_path, callbacks=[Evaluation(stride=16, num_resamples=0)])
+    trainer.test(module, data, verbose=False)
+    results = json.loads((tmp_path / "results.json").read_text())["splits"]["test"]
+    (corpus,) = data.corpora["test"]
+    assert results["tokens"] == corpus.store.num_tokens - len(corpus.store)
+    assert results["data"]["stride"] == 16
+    reading = "none" if num_neighbors else "gpt"
+    nats = []
+    for number in range(len(corpus.store)):
+        document = torch.from_numpy(corpus.store[number].astype(np.int64))
+        for label in range(1, len(document)):
+            start = max(0, -(-(label - 32) // 16) * 16)
+            with torch.no_grad():
+                losses = module.decoder.loss(document[None, start:label], document[None, start + 1 : label + 1]).tokens
+            nats.append(float(losses[0, -1]))
+    assert results["readings"][reading]["loss"] == pytest.approx(np.mean(nats), rel=1e-5)
+    if num_neighbors:
+        assert results["in_neighbors"]["in"]["tokens"] > 0
+        assert results["overlap_curve"][-1]["tokens"] == results["tokens"]
+
+
+@pytest.mark.parametrize("stride", [0, 4, 40])
+def test_a_stride_that_does_not_fit_is_refused(make_trainer, make_data, make_module, stride, tmp_path):
+    with pytest.raises(
+        ValueError, match=rf"evaluation.stride: expected a multiple of data.chunk_length \(8\) up to .*got {stride}"
+    ):
+        make_trainer(tmp_path, callbacks=[Evaluation(stride=stride)]).test(make_module(), make_data(), verbose=False)
