@@ -184,7 +184,7 @@ def build_neighbors(
         "embedder": embedder.fingerprint,
     }
     dtype = np.dtype("<i4" if len(database) < 2**31 else "<i8")
-    settings = neighbor_settings(config, database.chunk_length) | ({"cut": "documents"} if chunks else {})
+    settings = neighbor_settings(config, database.chunk_length) | ({} if chunks is None else {"cut": "documents"})
     _join(folder, work, count, settings=settings, inputs=inputs, dtype=dtype)
     return NeighborTable(folder)
 
@@ -201,7 +201,7 @@ class _SearchBlock:
         config: NeighborConfig,
         chunks: DocumentChunks | None,
     ) -> None:
-        self.chunks = chunks or StreamChunks(store, database.chunk_length)
+        self.chunks = StreamChunks(store, database.chunk_length) if chunks is None else chunks
         self._database, self._index, self._embedder, self._config = database, index, embedder, config
         self._own_documents = OwnDocuments(store, database, config.exclude_copies)
 
