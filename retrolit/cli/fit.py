@@ -26,9 +26,9 @@ from retrolit.training import (
     Evaluation,
     LanguageModule,
     MetricsFile,
-    PretrainingData,
     TextSamples,
     TokenLosses,
+    TrainingData,
     TrainingMetrics,
     finished_steps,
     newest_checkpoint,
@@ -67,7 +67,7 @@ class TrainerCLI(LightningCLI):
     def __init__(self, argv: list[str]) -> None:
         super().__init__(
             LanguageModule,
-            PretrainingData,
+            TrainingData,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,  # written by ours, once the checkpoint has agreed to the settings
@@ -220,7 +220,8 @@ class RunFolder(L.Callback):
         if not trainer.is_global_zero:
             return
         if self.trained or not model_folder.is_dir():
-            save_model(pl_module.model, model_folder, pl_module.data.tokenizer)
+            data = pl_module.data
+            save_model(pl_module.model, model_folder, data.tokenizer, data.chat_template)
             print(f"wrote {model_folder}")
         else:
             print(f"{self.folder}: finished, {trainer.global_step} steps; the model is in {model_folder}")

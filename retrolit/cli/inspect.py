@@ -50,16 +50,24 @@ def documents(
 def batch(recipe: str, step: int = 0, number: int = 2, characters: int = 1000) -> None:
     """Show samples of a training step as the model reads them: chunks in turns of colour, masked tokens struck out.
 
+    Of conversations, trained tokens are coloured and stand between bars, and packed ones are divided by lines.
+
     Args:
         recipe: a training recipe, e.g. recipes/tiny/gpt.yaml.
         step: the optimizer step, from 0.
         number: how many samples of it.
         characters: how much of each text.
     """
+    from retrolit.cli.inspect_conversations import show_conversations
     from retrolit.cli.recipe_data import read_recipe_data
+    from retrolit.training import InstructionData, PretrainingData
 
     data = read_recipe_data(recipe)
     console = Console(soft_wrap=True, highlight=False)
+    if isinstance(data, InstructionData):
+        show_conversations(data, step, number, characters, console)
+        return
+    assert isinstance(data, PretrainingData)
     samples = data.training_samples()
     first = step * data.global_batch_size
     numbers = range(first, first + min(number, data.global_batch_size))

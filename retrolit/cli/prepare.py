@@ -11,11 +11,21 @@ from retrolit.retrieval.prepare import PreparedRetrieval, RetrievalConfig
 from retrolit.storage import Manifest
 from retrolit.storage.blocks import Share
 from retrolit.tokens.config import TokensConfig
+from retrolit.tokens.conversation_config import ConversationsConfig
+from retrolit.tokens.prepare import PreparedTokens
+from retrolit.tokens.prepare_conversations import prepare_conversations
 from retrolit.tokens.progress import visible
 
 
-def prepare(folder: str, tokens: TokensConfig, retrieval: RetrievalConfig | None = None) -> None:
+def prepare(
+    folder: str,
+    tokens: TokensConfig | None = None,
+    retrieval: RetrievalConfig | None = None,
+    conversations: ConversationsConfig | None = None,
+) -> None:
     """Make what a data.yaml describes: a tokenizer and token stores, and for Retro an index and neighbor tables.
+
+    For instruction tuning it describes conversations, and stores of these are made.
 
     What is there already is opened, what was interrupted goes on. Started on several machines with torchrun or srun, it
     divides the work among them. Usually: retrolit prepare -c data.yaml
@@ -24,18 +34,29 @@ def prepare(folder: str, tokens: TokensConfig, retrieval: RetrievalConfig | None
         folder: where the artifacts go, e.g. prepared/quickstart.
         tokens: corpora, tokenizer and splits.
         retrieval: chunk database, index and neighbor tables; none are made if not given.
+        conversations: in place of tokens: corpora of conversations, chat template, tokenizer and splits.
     """
+    if (tokens is None) == (conversations is None) or (retrieval is not None and tokens is None):
+        raise ValueError(
+            "expected tokens, perhaps with retrieval, or conversations; usually: retrolit prepare -c data.yaml"
+        )
     share = Share.from_environment()
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
-    prepared = prepare_share(DataConfig(folder, tokens, retrieval), share, visible, tell)
+    if conversations is not None:
+        prepared = prepare_conversations(conversations, folder, visible, share=share)
+    else:
+        assert tokens is not None
+        prepared = prepare_share(DataConfig(folder, tokens, retrieval), share, visible, tell)
     if prepared is None:
         print(f"rank {share.rank} of {share.world}: my share of the blocks is done; rank 0 finishes", file=sys.stderr)
         return
-    if share.rank == 0:
+    if share.rank == 0 and isinstance(prepared, Prepared):
         _report(prepared)
+    elif share.rank == 0:
+        _report_conversations(prepared)
 
 
 def _report(prepared: Prepared) -> None:
@@ -64,6 +85,29 @@ def _report(prepared: Prepared) -> None:
     kind = "documents" if prepared.retrieval is None else "neighbors"
     print(f"look        retrolit inspect {kind} {prepared.folder}")
     print("next        retrolit fit -c RECIPE, with a recipe that names this data.yaml")
+
+
+def _report_conversations(prepared: PreparedTokens) -> None:
+    print(f"tokenizer   {prepared.tokenizer_folder}")
+    for name, manifest in prepared.manifests.items():
+        sizes = manifest.sizes
+        print(f"{name:11} {prepared.folders[name]}")
+        for split, stores in prepared.stores.items():
+            counts = sizes[split]
+            if name in stores:
+                print(
+                    f"  {split:10} {counts['documents']:>10,} conversations {counts['tokens']:>14,} tokens, "
+                    f"{counts['trained']:,} of them trained"
+                )
+            else:
+                print(f"  {split:10} no conversations")
+        notes = [f"{sizes['too_long']:,} too long and left out"] if sizes["too_long"] else []
+        notes += [f"{sizes['duplicates']:,} with a question that was there before"] if sizes["duplicates"] else []
+        notes += [f"{count:,} x {kind} left out" for kind, count in sizes["skipped"].items()]
+        if notes:
+            print(f"  note       {'; '.join(notes)}")
+    print("look        retrolit inspect batch RECIPE, with a recipe that names this data.yaml")
+    print("next        retrolit fit -c RECIPE")
 
 
 def _report_retrieval(retrieval: PreparedRetrieval) -> None:

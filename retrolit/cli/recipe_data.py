@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentParser
 
-from retrolit.training import PretrainingData
+from retrolit.training import TrainingData
 
 
-def read_recipe_data(recipe: str) -> PretrainingData:
+def read_recipe_data(recipe: str) -> TrainingData:
     """The prepared data that a recipe trains on; what is missing is prepared now.
 
     Raises FileNotFoundError, and ValueError for a file without a data section that can be read.
@@ -22,7 +22,7 @@ def read_recipe_data(recipe: str) -> PretrainingData:
     if not isinstance(content, dict) or "data" not in content:
         raise ValueError(f"{recipe}: expected a training recipe with a section data, got none")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(PretrainingData, "data", required=True)
+    parser.add_subclass_arguments(TrainingData, "data", required=True)
     try:
         # With the recipe's path: a data.yaml is named relative to it.
         settings = parser.parse_string(yaml.safe_dump({"data": content["data"]}), cfg_path=recipe)

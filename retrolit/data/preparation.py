@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from retrolit.retrieval.prepare import PreparedRetrieval, RetrievalConfig, prepare_retrieval
 from retrolit.storage.blocks import EVERYTHING, Share
 from retrolit.tokens.config import TokensConfig
+from retrolit.tokens.conversation_config import ConversationsConfig
 from retrolit.tokens.prepare import PreparedTokens, prepare_tokens_share
+from retrolit.tokens.prepare_conversations import prepare_conversations
 from retrolit.tokens.progress import Progress, silent
 
 
@@ -25,6 +27,17 @@ class DataConfig:
 
     retrieval: RetrievalConfig | None = None
     """Chunk database, index and neighbor tables; none are made if not given."""
+
+
+@dataclass
+class InstructionConfig:
+    """The fields of a data.yaml of conversations; one file serves `retrolit prepare` and every recipe beside it."""
+
+    folder: str
+    """Where the artifacts go, relative to the current directory, e.g. prepared/instruct."""
+
+    conversations: ConversationsConfig
+    """Corpora, template, tokenizer and splits."""
 
 
 @dataclass
@@ -64,3 +77,10 @@ def prepare_share(
         tokens = prepare_tokens_share(config.tokens, config.folder, share)
     retrieval = prepare_retrieval(config.retrieval, tokens, config.folder, progress, share=share, tell=tell)
     return Prepared(config.folder, tokens, retrieval)
+
+
+def prepare_instruction(config: InstructionConfig, progress: Progress = silent) -> PreparedTokens:
+    """Makes the stores of conversations that are missing, opens the others. Raises ValueError, FileNotFoundError."""
+    prepared = prepare_conversations(config.conversations, config.folder, progress)
+    assert prepared is not None
+    return prepared

@@ -61,6 +61,12 @@ class BPETokenizer:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.eod_token}
         write_json(Path(folder) / "tokenizer_config.json", config)
 
+    def with_special_tokens(self, tokens: Sequence[str]) -> BPETokenizer:
+        """The same with more tokens that no text can spell; those it lacks get the next free ids."""
+        longer = tokenizers.Tokenizer.from_str(self._content)
+        longer.add_special_tokens([*tokens])
+        return BPETokenizer(longer.to_str(), self.eod_token)
+
     def __reduce__(self) -> tuple:
         return BPETokenizer, (self._content, self.eod_token)
 
@@ -89,22 +95,24 @@ def load_gpt2_files(vocab: Path, merges: Path, eod_token: str | None = None) -> 
     return BPETokenizer(tokenizer.to_str(), eod_token)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
-    """A byte-level BPE of exactly `vocab_size` ids, learned from these texts; <|endoftext|> is id 0.
+def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> BPETokenizer:
+    """A byte-level BPE of exactly `vocab_size` ids, learned from these texts; <|endoftext|> is id 0,
+    and `special_tokens`, which no text can spell, come next.
 
     Any text can be encoded: the 256 bytes are in the vocabulary. Raises ValueError when the texts are too few to learn
     that many merges.
     """
-    smallest = 256 + 1
+    specials = [END_OF_DOCUMENT, *special_tokens]
+    smallest = 256 + len(specials)
     if vocab_size < smallest:
         raise ValueError(
-            f"vocab_size: expected at least {smallest} (256 bytes and {END_OF_DOCUMENT}), got {vocab_size}"
+            f"vocab_size: expected at least {smallest} (256 bytes and {', '.join(specials)}), got {vocab_size}"
         )
     tokenizer = tokenizers.Tokenizer(models.BPE())
     _make_byte_level(tokenizer)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_DOCUMENT],
+        special_tokens=specials,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

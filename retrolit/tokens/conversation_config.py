@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from retrolit.tokens.config import SPLITS, TokenizerConfig, check_corpora, check_splits
 
@@ -34,6 +34,11 @@ class ConversationCorpusConfig:
 
     weight: float | None = None
     """Share of the training conversations, relative to the other corpora's; by number when no corpus has one."""
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The settings that decide which conversations it gives."""
+        return {name: getattr(self, name) for name in ("format", "answer_form", "split")}
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "skip"):

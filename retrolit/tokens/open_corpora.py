@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from retrolit.storage import read_json, write_json
-from retrolit.tokens.config import CorpusConfig, TokensConfig
-from retrolit.tokens.corpus import Corpus, contents_fingerprint, documents, open_corpus
-from retrolit.tokens.readers import Document
+from retrolit.tokens.corpus import Corpus, contents_fingerprint
 
 
-@dataclass
-class OpenCorpus:
-    """A corpus and what it consists of; `stream` is the error when it is gone and only its contents are known."""
+class CorpusSettings(Protocol):
+    """What the two kinds of corpora, of documents and of conversations, say about themselves alike."""
 
-    config: CorpusConfig
-    stream: Corpus | FileNotFoundError
-    fingerprint: str
+    source: str
+    on_error: Literal["stop", "skip"]
+    split: Literal["train", "validation", "test"] | None
 
     @property
     def reading(self) -> dict[str, Any]:
-        """The settings that decide which documents it gives (on_error changes nothing where nothing is wrong)."""
-        names = ["text_field", "separator", "split"]
-        # Stores made before there were headings keep their names.
-        names += ["heading"] if self.config.heading is not None else []
-        return {name: getattr(self.config, name) for name in names}
+        """The settings that decide what the corpus gives."""
+        ...
 
-    def documents(self, skipped: Counter[str]) -> Iterator[Document]:
-        return documents(self._present(), self.config, skipped)
+
+Settings = TypeVar("Settings", bound=CorpusSettings)
+Record = TypeVar("Record")
+
+
+@dataclass
+class OpenCorpus(Generic[Settings, Record]):
+    """A corpus and what it consists of; `stream` is the error when it is gone and only its contents are known."""
+
+    config: Settings
+    stream: Corpus[Record] | FileNotFoundError
+    fingerprint: str
+    choose: Callable[[Corpus[Record], Settings, Counter[str]], Iterator[Record]]
+    """The records of the stream that are whole; what is left out is counted."""
+
+    def records(self, skipped: Counter[str]) -> Iterator[Record]:
+        return self.choose(self._present(), self.config, skipped)
 
     def position(self) -> int:
         return self._present().position()
@@ -40,13 +49,18 @@ class OpenCorpus:
     def size(self) -> int:
         return self._present().size
 
-    def _present(self) -> Corpus:
+    def _present(self) -> Corpus[Record]:
         if isinstance(self.stream, FileNotFoundError):
             raise self.stream
         return self.stream
 
 
-def open_corpora(config: TokensConfig, folder: Path) -> dict[str, OpenCorpus]:
+def open_corpora(
+    corpora: Mapping[str, Settings],
+    folder: Path,
+    open_one: Callable[[Settings], Corpus[Record]],
+    choose: Callable[[Corpus[Record], Settings, Counter[str]], Iterator[Record]],
+) -> dict[str, OpenCorpus[Settings, Record]]:
     """The corpora of a configuration by name; `folder`/sources.json remembers what they consist of.
 
     A corpus whose files are gone can still be opened when it was known before, as long as nobody reads it.
@@ -54,15 +68,15 @@ def open_corpora(config: TokensConfig, folder: Path) -> dict[str, OpenCorpus]:
     known = read_json(folder / "sources.json") if (folder / "sources.json").exists() else {}
     contents: dict[str, Any] = dict(known)
     opened = {}
-    for name, corpus in config.corpora.items():
+    for name, corpus in corpora.items():
         try:
-            stream = open_corpus(corpus)
+            stream = open_one(corpus)
             contents[corpus.source] = stream.contents(known.get(corpus.source))
         except FileNotFoundError as error:
             if corpus.source not in known:
                 raise
             stream = error
-        opened[name] = OpenCorpus(corpus, stream, contents_fingerprint(contents[corpus.source]))
+        opened[name] = OpenCorpus(corpus, stream, contents_fingerprint(contents[corpus.source]), choose)
     if contents != known:
         write_json(folder / "sources.json", contents)
     return opened

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from retrolit.storage import Manifest, fingerprint, lock
 from retrolit.storage.blocks import EVERYTHING, Share, default_processes
 from retrolit.tokens.config import SPLITS, CorpusConfig, TokenizerConfig, TokensConfig
-from retrolit.tokens.open_corpora import open_corpora
+from retrolit.tokens.corpus import documents, open_corpus
+from retrolit.tokens.open_corpora import CorpusSettings, open_corpora
 from retrolit.tokens.prepare_stores import StoresJob
 from retrolit.tokens.prepare_tokenizer import prepare_tokenizer
 from retrolit.tokens.progress import Progress, silent
+from retrolit.tokens.tokenize import Tokenizing, join_blocks, text_length
 from retrolit.tokens.tokenizer import load_tokenizer
 
 __all__ = ["CorpusConfig", "PreparedTokens", "TokenizerConfig", "TokensConfig", "prepare_tokens"]
@@ -80,24 +83,54 @@ def prepare_tokens_share(
     do theirs and get None, unless all was finished already.
     """
     folder = Path(folder)
-    corpora = open_corpora(config, folder)
+    corpora = open_corpora(config.corpora, folder, open_corpus, documents)
     with lock(folder / ".tokenizer.lock"):
         tokenizer_folder = prepare_tokenizer(config, corpora, folder, progress)
     tokenizer = load_tokenizer(tokenizer_folder)
+    jobs = {}
+    for name, corpus in corpora.items():
+        shares = shares_of(corpus.config, config.splits)
+        jobs[name] = StoresJob(
+            name,
+            corpus,
+            kind="tokens",
+            settings={
+                **corpus.config.reading,
+                "splits": shares,
+                "tokenizer": tokenizer_folder.name,
+                "vocab_size": tokenizer.vocab_size,
+            },
+            inputs={"tokenizer": tokenizer.fingerprint},
+            folder=folder / "tokens",
+            work=Tokenizing(tokenizer),
+            join=partial(join_blocks, vocab_size=tokenizer.vocab_size, shares=shares),
+            size=text_length,
+        )
+    weights = {name: corpus.weight for name, corpus in config.corpora.items()}
+    return run_jobs(jobs, tokenizer_folder, weights, folder, share, progress, processes)
+
+
+def shares_of(corpus: CorpusSettings, splits: dict[str, float]) -> dict[str, float]:
+    """The shares that a corpus's records are divided by."""
+    return dict(splits) if corpus.split is None else {corpus.split: 1.0}
+
+
+def run_jobs(
+    jobs: dict[str, StoresJob],
+    tokenizer_folder: Path,
+    weights: dict[str, float | None],
+    folder: Path,
+    share: Share,
+    progress: Progress,
+    processes: int | None,
+) -> PreparedTokens | None:
+    """The stores of all jobs, made where they are missing; None as `prepare_tokens_share`."""
     stores: dict[str, dict[str, Path]] = {split: {} for split in SPLITS}
     folders: dict[str, Path] = {}
     manifests: dict[str, Manifest] = {}
     # Rank 0 of several, or one process alone, is the only one to join blocks.
     with lock(folder / ".tokens.lock") if share.rank == 0 else nullcontext():
-        for name, corpus in corpora.items():
-            job = StoresJob(
-                name,
-                corpus,
-                tokenizer=tokenizer,
-                tokenizer_folder=tokenizer_folder,
-                splits=config.splits,
-                folder=folder / "tokens",
-            )
+        for name, job in jobs.items():
             if not job.target.exists():
                 job.run(progress, processes or default_processes(), share)
             if job.target.exists():
@@ -105,9 +138,8 @@ def prepare_tokens_share(
                 for split in SPLITS:
                     if manifests[name].sizes[split]["documents"]:
                         stores[split][name] = job.target / split
-    if len(manifests) < len(corpora):
+    if len(manifests) < len(jobs):
         return None
     together = {name: manifest.fingerprint for name, manifest in manifests.items()}
-    weights = {name: corpus.weight for name, corpus in config.corpora.items()}
-    key = fingerprint([tokenizer.fingerprint, together])
+    key = fingerprint([load_tokenizer(tokenizer_folder).fingerprint, together])
     return PreparedTokens(tokenizer_folder, folders, stores, weights, manifests, key)

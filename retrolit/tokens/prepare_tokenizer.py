@@ -3,42 +3,63 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from retrolit.storage import Manifest, atomic_folder, fingerprint
-from retrolit.tokens.bpe import train_bpe
-from retrolit.tokens.config import TokensConfig
+from retrolit.tokens.bpe import BPETokenizer, train_bpe
+from retrolit.tokens.config import CorpusConfig, TokenizerConfig, TokensConfig
 from retrolit.tokens.open_corpora import OpenCorpus
 from retrolit.tokens.progress import Progress
+from retrolit.tokens.readers import Document
 from retrolit.tokens.sample import sample_texts
 from retrolit.tokens.splits import split_name, text_hash
 from retrolit.tokens.tokenizer import ByteTokenizer, Tokenizer, keeps_text, load_tokenizer
 
 
-def prepare_tokenizer(config: TokensConfig, corpora: dict[str, OpenCorpus], folder: Path, progress: Progress) -> Path:
+def prepare_tokenizer(
+    config: TokensConfig, corpora: dict[str, OpenCorpus[CorpusConfig, Document]], folder: Path, progress: Progress
+) -> Path:
     """The folder of the tokenizer, made when it is missing."""
     wanted = config.tokenizer
-    settings: dict[str, Any] = {"type": wanted.type}
-    inputs: dict[str, str] = {}
-    tokenizer: Tokenizer | None = None
+    if wanted.type != "bpe":
+        return prepare_given_tokenizer(wanted, folder)
+    settings = {"type": "bpe", "vocab_size": wanted.vocab_size, "sample_characters": wanted.sample_characters}
+    settings |= {"splits": config.splits, "corpora": {name: corpus.config.reading for name, corpus in corpora.items()}}
+    inputs = {name: corpus.fingerprint for name, corpus in corpora.items()}
+    return _prepared(wanted, settings, inputs, folder, lambda: _train(config, corpora, progress))
+
+
+def prepare_given_tokenizer(wanted: TokenizerConfig, folder: Path) -> Path:
+    """The folder of a tokenizer that needs no corpora, copied there when it is missing."""
     if wanted.type == "bytes":
-        tokenizer = ByteTokenizer()
-    elif wanted.type == "file":
-        assert wanted.path is not None
-        tokenizer = load_tokenizer(wanted.path, wanted.eod_token)
-        inputs = {"tokenizer": tokenizer.fingerprint}
-    else:
-        settings |= {"vocab_size": wanted.vocab_size, "sample_characters": wanted.sample_characters}
-        settings |= {"splits": config.splits, "corpora": {name: corpus.reading for name, corpus in corpora.items()}}
-        inputs = {name: corpus.fingerprint for name, corpus in corpora.items()}
+        return _prepared(wanted, {"type": "bytes"}, {}, folder, ByteTokenizer)
+    assert wanted.path is not None
+    tokenizer = load_tokenizer(wanted.path, wanted.eod_token)
+    if wanted.special_tokens:
+        if not isinstance(tokenizer, BPETokenizer):
+            raise ValueError(
+                f"tokenizer.special_tokens: expected a tokenizer.json to add them to, {wanted.path} is another kind"
+            )
+        tokenizer = tokenizer.with_special_tokens(wanted.special_tokens)
+    return _prepared(wanted, {"type": "file"}, {"tokenizer": tokenizer.fingerprint}, folder, lambda: tokenizer)
+
+
+def _prepared(
+    wanted: TokenizerConfig,
+    settings: dict[str, Any],
+    inputs: dict[str, str],
+    folder: Path,
+    make: Callable[[], Tokenizer],
+) -> Path:
+    # Tokenizers made before there were special tokens keep their names.
+    settings |= {"special_tokens": wanted.special_tokens} if wanted.special_tokens else {}
     target = folder / f"tokenizer-{fingerprint([settings, inputs])[:12]}"
     if target.exists():
         Manifest.read(target, "tokenizer").verify(target)
         return target
-    if tokenizer is None:
-        tokenizer = _train(config, corpora, progress)
+    tokenizer = make()
     with atomic_folder(target) as partial:
         tokenizer.save(partial)
         files: dict[str, dict[str, Any]] = {path.name: {} for path in sorted(partial.iterdir())}
@@ -47,11 +68,13 @@ def prepare_tokenizer(config: TokensConfig, corpora: dict[str, OpenCorpus], fold
     return target
 
 
-def _train(config: TokensConfig, corpora: dict[str, OpenCorpus], progress: Progress) -> Tokenizer:
+def _train(
+    config: TokensConfig, corpora: dict[str, OpenCorpus[CorpusConfig, Document]], progress: Progress
+) -> Tokenizer:
     def train_texts() -> Iterator[str]:
         for name, corpus in corpora.items():
             with progress(f"reading {name} for the tokenizer", corpus.size) as advance:
-                for number, document in enumerate(corpus.documents(Counter())):
+                for number, document in enumerate(corpus.records(Counter())):
                     if number % 1000 == 0:
                         advance(corpus.position())
                     split = corpus.config.split or split_name(text_hash(document.text.encode()), config.splits)
@@ -60,4 +83,4 @@ def _train(config: TokensConfig, corpora: dict[str, OpenCorpus], progress: Progr
 
     texts = sample_texts(train_texts(), config.tokenizer.sample_characters)
     with progress(f"training a tokenizer of {config.tokenizer.vocab_size:,} ids", None):
-        return train_bpe(texts, config.tokenizer.vocab_size)
+        return train_bpe(texts, config.tokenizer.vocab_size, config.tokenizer.special_tokens)

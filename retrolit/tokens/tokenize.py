@@ -9,11 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,18 +29,26 @@ BLOCK_CHARACTERS = 8_000_000
 BATCH_CHARACTERS = 1_000_000  # what `tokenizers` keeps while it works is a hundred times as large
 
 
-def group(documents: Iterable[Document], characters: int) -> Iterator[list[Document]]:
-    """Consecutive documents, together at least so many characters, the last group perhaps fewer."""
-    together: list[Document] = []
+Record = TypeVar("Record")
+
+
+def group(records: Iterable[Record], characters: int, size: Callable[[Record], int]) -> Iterator[list[Record]]:
+    """Consecutive records, together at least so many characters, the last group perhaps fewer."""
+    together: list[Record] = []
     count = 0
-    for document in documents:
-        together.append(document)
-        count += len(document.text)
+    for record in records:
+        together.append(record)
+        count += size(record)
         if count >= characters:
             yield together
             together, count = [], 0
     if together:
         yield together
+
+
+def text_length(document: Document) -> int:
+    """In characters."""
+    return len(document.text)
 
 
 class Tokenizing:
@@ -55,7 +63,7 @@ class Tokenizing:
         """
         if multiprocessing.parent_process() is not None:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one of several processes: threads would only collide
-        tokens, lengths = zip(*map(self._encode, group(documents, BATCH_CHARACTERS)), strict=True)
+        tokens, lengths = zip(*map(self._encode, group(documents, BATCH_CHARACTERS, text_length)), strict=True)
         texts = [document.text.encode() for document in documents]
         sources = [document.source.encode(errors="replace") for document in documents]
         return {
@@ -79,8 +87,8 @@ class Tokenizing:
 def join_blocks(
     blocks: Path,
     count: int,
-    *,
     folder: Path,
+    *,
     vocab_size: int,
     shares: dict[str, float],
 ) -> dict[str, Any]:
@@ -96,7 +104,7 @@ def join_blocks(
             block = read_block(block_path(blocks, number))
             hashes.append(block["hashes"])
             split_of = assign_splits(block["hashes"], shares)
-            sources = _cut(block["sources"].tobytes(), block["source_bytes"])
+            sources = cut_texts(block["sources"].tobytes(), block["source_bytes"])
             for split, (name, writer) in enumerate(zip(SPLITS, writers, strict=True)):
                 mine = split_of == split
                 lengths = block["lengths"][mine]
@@ -108,6 +116,7 @@ def join_blocks(
     return {**{name: dict(counts) for name, counts in sizes.items()}, "duplicates": len(seen) - len(np.unique(seen))}
 
 
-def _cut(content: bytes, lengths: np.ndarray) -> list[str]:
+def cut_texts(content: bytes, lengths: np.ndarray) -> list[str]:
+    """The texts of these lengths in bytes that stand one after the other."""
     ends = np.cumsum(lengths)
     return [content[end - length : end].decode() for end, length in zip(ends, lengths, strict=True)]

@@ -4,6 +4,7 @@ from retrolit.training.checkpoints import AtomicCheckpointIO, Checkpoints, finis
 from retrolit.training.evaluation import Evaluation
 from retrolit.training.gpt_module import GPTModule
 from retrolit.training.instruct_module import InstructRetroModule
+from retrolit.training.instruction_data import InstructionData
 from retrolit.training.loggers import MetricsFile
 from retrolit.training.metrics import TrainingMetrics
 from retrolit.training.module import LanguageModule
@@ -14,6 +15,7 @@ from retrolit.training.progress import progress
 from retrolit.training.retro_module import RetroModule
 from retrolit.training.schedule import ScheduleConfig
 from retrolit.training.text_samples import TextSamples
+from retrolit.training.training_data import TrainingData
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -21,6 +23,7 @@ __all__ = [
     "Evaluation",
     "GPTModule",
     "InstructRetroModule",
+    "InstructionData",
     "LanguageModule",
     "MetricsFile",
     "OptimizerConfig",
@@ -29,6 +32,7 @@ __all__ = [
     "ScheduleConfig",
     "TextSamples",
     "TokenLosses",
+    "TrainingData",
     "TrainingMetrics",
     "finished_steps",
     "newest_checkpoint",

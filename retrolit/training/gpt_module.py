@@ -7,6 +7,7 @@ from typing import Any
 from retrolit.data.batch import Batch
 from retrolit.models import GPT, GPTConfig, Loss
 from retrolit.training.module import LanguageModule
+from retrolit.training.pretraining_data import streams
 
 
 class GPTModule(LanguageModule):
@@ -31,6 +32,7 @@ class GPTModule(LanguageModule):
     def setup(self, stage: str) -> None:
         """Raises ValueError where model, data and trainer do not fit together."""
         super().setup(stage)
+        streams(self.data)
         if self.data.num_neighbors:
             raise ValueError(
                 f"data.num_neighbors: expected 0 for a GPT, which reads no neighbors, got {self.data.num_neighbors}"

@@ -22,9 +22,9 @@ from retrolit.models.layer import TransformerLayer
 from retrolit.training.clipping import clip_gradients
 from retrolit.training.loggers import log_row
 from retrolit.training.optimizer import OptimizerConfig, make_optimizer
-from retrolit.training.pretraining_data import PretrainingData
 from retrolit.training.schedule import ScheduleConfig, learning_rate
 from retrolit.training.settings import differences, refuse_changes
+from retrolit.training.training_data import TrainingData
 
 WITHOUT_WEIGHTS = ("attention_dropout", "hidden_dropout", "init_std", "encoder_attention_dropout",
                    "encoder_hidden_dropout", "num_neighbors", "zero_init_cross_attention")  # fmt: skip
@@ -77,7 +77,7 @@ class LanguageModule(L.LightningModule, ABC):
         """Of the last optimizer step."""
 
     @property
-    def data(self) -> PretrainingData:
+    def data(self) -> TrainingData:
         """The trainer's data module."""
         return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
 

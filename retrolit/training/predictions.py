@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from numpy.lib.format import open_memmap
 
 from retrolit.training.module import LanguageModule
+from retrolit.training.pretraining_data import streams
 
 FOLDER = "token_losses"
 
@@ -25,7 +26,7 @@ class TokenLosses(Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """One file a corpus, made by the first process and opened by all."""
         assert isinstance(pl_module, LanguageModule)
-        self.data = pl_module.data
+        self.data = streams(pl_module.data)
         self.samples = self.data.evaluation_samples("test")
         self.paths = [Path(trainer.default_root_dir) / FOLDER / f"{c.name}.npy" for c in self.data.corpora["test"]]
         partial = [path.with_suffix(".partial") for path in self.paths]

@@ -6,19 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import lightning as L
 from torch import Tensor
 
 from retrolit.data.document_windows import DocumentWindows
-from retrolit.data.loading import Loader, Numbers, evaluation_numbers, training_numbers
 from retrolit.data.neighbors import SampleNeighbors
 from retrolit.data.preparation import DataConfig, prepare
 from retrolit.data.pretraining import EvaluationSamples, PretrainingSamples, TrainingWindows
 from retrolit.retrieval import PreparedRetrieval, PreparedRetriever
 from retrolit.storage import fingerprint
-from retrolit.tokens import Blend, Tokenizer, TokenStore, load_tokenizer
+from retrolit.tokens import Blend, TokenStore, load_tokenizer
 from retrolit.tokens.progress import visible
-from retrolit.training.settings import refuse_changes
+from retrolit.training.training_data import TrainingData
 
 
 @dataclass
@@ -33,7 +31,7 @@ class Corpus:
     """Its share in the training blend, relative to the others'; by its number of tokens when not given."""
 
 
-class PretrainingData(L.LightningDataModule):
+class PretrainingData(TrainingData):
     """Samples of T + 1 stream tokens; prepares the data first where they are missing.
 
     Args:
@@ -50,6 +48,8 @@ class PretrainingData(L.LightningDataModule):
         num_workers: Processes that read ahead; 0 reads in the training process, which is quick.
     """
 
+    splits_setting = "tokens.splits"
+
     def __init__(
         self,
         data: DataConfig,
@@ -63,14 +63,16 @@ class PretrainingData(L.LightningDataModule):
         seed: int = 1234,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
-        for name, value in (("sequence_length", sequence_length), ("global_batch_size", global_batch_size),
-                            ("micro_batch_size", micro_batch_size or 1), ("chunk_length", chunk_length),
-                            ("num_retrieved_chunks", num_retrieved_chunks)):  # fmt: skip
-            if value < 1:
-                raise ValueError(f"data.{name}: expected at least 1, got {value}")
-        if num_neighbors < 0:
-            raise ValueError(f"data.num_neighbors: expected at least 0, got {num_neighbors}")
+        super().__init__(
+            sequence_length=sequence_length,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            chunk_length=chunk_length,
+            num_neighbors=num_neighbors,
+            num_retrieved_chunks=num_retrieved_chunks,
+            seed=seed,
+            num_workers=num_workers,
+        )
         if num_neighbors and data.retrieval is None:
             raise ValueError(
                 f"data.num_neighbors: to read {num_neighbors} neighbors, a data.yaml with a `retrieval:` part is "
@@ -81,32 +83,15 @@ class PretrainingData(L.LightningDataModule):
                 f"data.chunk_length: the data's neighbors are those of chunks of {data.retrieval.chunk_length} tokens, "
                 f"got {chunk_length}; change retrieval.chunk_length in the data.yaml with it"
             )
-        if sequence_length % chunk_length:
-            raise ValueError(
-                f"data.sequence_length: expected a multiple of chunk_length ({chunk_length}), got {sequence_length}"
-            )
         self.config = data if num_neighbors else replace(data, retrieval=None)
-        self.sequence_length = sequence_length
-        self.global_batch_size = global_batch_size
-        self.requested_micro_batch_size = micro_batch_size
-        self.chunk_length = chunk_length
-        self.num_neighbors = num_neighbors
-        self.num_retrieved_chunks = num_retrieved_chunks
-        self.seed = seed
-        self.num_workers = num_workers
-        self.tokenizer: Tokenizer
         self.corpora: dict[str, list[Corpus]] = {}
         """Of each split."""
         self.retrievers: dict[str, list[PreparedRetriever]] = {}
         """Of each split, that of each corpus; empty where no neighbors are read."""
-        self.fingerprint = ""
-        """Of the prepared tokens."""
         self.neighbors_fingerprint = ""
         """Of the training neighbors; empty where none are read."""
         self.evaluation_stride: int | None = None
         """Tokens from one evaluation window to the next of its document; None for windows of the whole stream."""
-        self.train_loader: Loader | None = None
-        self._trainer_set: L.Trainer | None = None
 
     # ---- preparation
 
@@ -114,11 +99,8 @@ class PretrainingData(L.LightningDataModule):
         """Tokens and, for a Retro, index and neighbors, where they are missing; on one process of each machine."""
         prepare(self.config, visible)
 
-    def setup(self, stage: str) -> None:
-        """Open what is prepared.
-
-        Raises ValueError where the batch sizes do not go into each other, or a corpus is too short.
-        """
+    def open(self) -> None:
+        """Open what is prepared. Raises ValueError where a corpus is too short."""
         prepared = prepare(self.config)
         tokens = prepared.tokens
         self.fingerprint = tokens.fingerprint
@@ -139,24 +121,6 @@ class PretrainingData(L.LightningDataModule):
             self.retrievers = self._open_retrievers(prepared.retrieval)
             tables = [retriever.table.manifest.fingerprint for retriever in self.retrievers["train"]]
             self.neighbors_fingerprint = fingerprint(tables)
-        if stage == "fit" and self._trainer_set is not self.trainer:
-            self._set_accumulation()
-            self._trainer_set = self.trainer
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """This process among those that read different data, and their number."""
-        assert self.trainer is not None
-        # Not world_size: devices that share a model by tensor parallelism read the same data.
-        place = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {}
-        return place.get("rank", 0), place.get("num_replicas", 1)
-
-    @property
-    def micro_batch_size(self) -> int:
-        """Samples that one device takes at once."""
-        if self.requested_micro_batch_size is not None:
-            return self.requested_micro_batch_size
-        return max(1, self.global_batch_size // self.place[1])
 
     @property
     def tokens_per_step(self) -> int:
@@ -202,66 +166,11 @@ class PretrainingData(L.LightningDataModule):
         samples, numbers = self.evaluation_samples(split), self.evaluation_numbers(split)
         return lambda batch: neighbors([samples.locate(n) for n in numbers[batch]], self.sequence_length)
 
-    def evaluation_numbers(self, split: str) -> list[Numbers]:
-        """Which of those windows this process reads in each of its batches."""
-        rank, world_size = self.place
-        num_windows, size = len(self.evaluation_samples(split)), self.micro_batch_size
-        return list(evaluation_numbers(num_windows, micro_batch_size=size, rank=rank, world_size=world_size))
-
-    def train_dataloader(self) -> Loader:
-        """From the optimizer step where the run stands to its last."""
-        assert self.trainer is not None
-        trainer, (rank, world_size) = self.trainer, self.place
-        if trainer.max_steps < 1:
-            raise ValueError(
-                f"trainer.max_steps: expected the number of optimizer steps to train, got {trainer.max_steps}; "
-                f"one epoch is {self._steps_per_epoch():,} steps"
-            )
-        self.train_loader = Loader(
-            self.training_samples(),
-            # The step is looked up when the reading begins: a checkpoint may be restored after this call.
-            lambda: training_numbers(
-                trainer.global_step,
-                trainer.max_steps,
-                global_batch_size=self.global_batch_size,
-                micro_batch_size=self.micro_batch_size,
-                rank=rank,
-                world_size=world_size,
-            ),
-            length=trainer.max_steps * trainer.accumulate_grad_batches,
-            num_workers=self.num_workers,
-        )
-        return self.train_loader
-
-    def val_dataloader(self) -> Loader | list[Loader]:
-        """The validation split in order; nothing where it is empty."""
-        loader = self._evaluation_loader("validation")
-        return loader if len(loader) else []
-
-    def test_dataloader(self) -> Loader:
-        """The test split in order."""
-        loader = self._evaluation_loader("test")
-        if not len(loader):
-            raise ValueError(
-                "the test split holds no tokens; give it a larger share in the data's tokens.splits, or more documents"
-            )
-        return loader
-
-    def predict_dataloader(self) -> Loader:
-        """As test_dataloader."""
-        return self.test_dataloader()
-
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must find unchanged."""
-        return {
-            "sequence_length": self.sequence_length,
-            "global_batch_size": self.global_batch_size,
-            "chunk_length": self.chunk_length,
-            "seed": self.seed,
-            "prepared data": self.fingerprint,
-        } | (
+        return super().state_dict() | (
             {
                 "num_neighbors": self.num_neighbors,
                 "num_retrieved_chunks": self.num_retrieved_chunks,
@@ -270,12 +179,6 @@ class PretrainingData(L.LightningDataModule):
             if self.num_neighbors
             else {}
         )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises ValueError where a resumed run changes the data or how they are read."""
-        assert self.trainer is not None
-        if self.trainer.state.fn == "fit":
-            refuse_changes("data", state_dict, self.state_dict())
 
     def accounting(self) -> list[str]:
         """One line a corpus: what an epoch makes of its tokens."""
@@ -310,30 +213,17 @@ class PretrainingData(L.LightningDataModule):
         # Either all corpora have a weight or none has: TokensConfig sees to it.
         return [corpus.weight if corpus.weight is not None else corpus.store.num_tokens for corpus in corpora]
 
-    def _steps_per_epoch(self) -> int:
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps that read as many samples as there are."""
         samples = sum(windows.windows_per_epoch for windows in self.training_samples().windows)
         return max(1, samples // self.global_batch_size)
 
-    def _evaluation_loader(self, split: str) -> Loader:
-        numbers = self.evaluation_numbers(split)
-        return Loader(self.evaluation_samples(split), lambda: numbers, len(numbers), self.num_workers)
 
-    def _set_accumulation(self) -> None:
-        assert self.trainer is not None
-        replicas, micro = self.place[1], self.micro_batch_size
-        accumulation, rest = divmod(self.global_batch_size, micro * replicas)
-        if rest or not accumulation:
-            raise ValueError(
-                f"data.global_batch_size: expected a multiple of micro_batch_size x devices = {micro} x {replicas} "
-                f"= {micro * replicas}, got {self.global_batch_size}"
-            )
-        if self.trainer.accumulate_grad_batches != 1:
-            raise ValueError(
-                f"trainer.accumulate_grad_batches: it follows from data.global_batch_size and is {accumulation} here; "
-                f"expected it to be left out, got {self.trainer.accumulate_grad_batches}"
-            )
-        self.trainer.accumulate_grad_batches = accumulation
-        # Lightning counts micro-batches between validations; people count steps, and may stop before the first.
-        if isinstance(self.trainer.val_check_interval, int):
-            steps = min(self.trainer.val_check_interval, max(1, self.trainer.max_steps))
-            self.trainer.val_check_interval = steps * accumulation
+def streams(data: TrainingData) -> PretrainingData:
+    """The data as token streams. Raises ValueError where they are conversations."""
+    if not isinstance(data, PretrainingData):
+        raise ValueError(
+            f"data: expected PretrainingData, got {type(data).__name__}; conversations are read by InstructRetroModule"
+        )
+    return data

@@ -16,7 +16,8 @@ from retrolit.evaluation.loss_totals import LossTotals
 from retrolit.evaluation.retrieval_gain import RetrievalTotals
 from retrolit.models import GPT, Loss, Retro, RetroConfig
 from retrolit.training.module import WITHOUT_WEIGHTS, LanguageModule
-from retrolit.training.pretraining_data import PretrainingData
+from retrolit.training.pretraining_data import streams
+from retrolit.training.training_data import TrainingData
 
 
 class RetroModule(LanguageModule):
@@ -66,7 +67,7 @@ class RetroModule(LanguageModule):
     def setup(self, stage: str) -> None:
         """Raises ValueError where model, data and trainer do not fit together."""
         super().setup(stage)
-        check_neighbors(self.config, self.data, stage)
+        check_neighbors(self.config, streams(self.data), stage)
 
     def build(self) -> Retro:
         """A Retro around the GPT to fit it to, or with random weights."""
@@ -103,7 +104,7 @@ class RetroModule(LanguageModule):
     def start_evaluation(self, split: str) -> None:
         """Begin with all kinds of neighbors, and with the GPT where its loss on this split is not known yet."""
         self.retrieval_totals = RetrievalTotals()
-        self.random_neighbors = self.data.random_neighbors(split)
+        self.random_neighbors = streams(self.data).random_neighbors(split)
         self.source = self._source() if split not in self.gpt_bits_per_byte else None
 
     def evaluate(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -160,7 +161,7 @@ class RetroModule(LanguageModule):
             print(line, flush=True)
 
 
-def check_neighbors(config: RetroConfig, data: PretrainingData, stage: str) -> None:
+def check_neighbors(config: RetroConfig, data: TrainingData, stage: str) -> None:
     """Raises ValueError where the data's neighbors are not those that the Retro reads."""
     if not data.num_neighbors:
         raise ValueError(

@@ -107,17 +107,17 @@ def test_killed_anywhere_and_run_again(whole: dict[str, bytes], corpus: Path, tm
     script = tmp_path / "script.py"
     script.write_text(f"""
 import time
-from retrolit.tokens import prepare_stores
+from retrolit.tokens import prepare, prepare_stores
 from retrolit.tokens.prepare import *
 
 prepare_stores.BLOCK_CHARACTERS = 2_000
 
-class Slow(prepare_stores.Tokenizing):
+class Slow(prepare.Tokenizing):
     def __call__(self, documents):
         time.sleep(0.15)
         return super().__call__(documents)
 
-prepare_stores.Tokenizing = Slow
+prepare.Tokenizing = Slow
 corpora = {{"owls": CorpusConfig({str(corpus)!r})}}
 config = TokensConfig(corpora, TokenizerConfig("bytes"), {HALVES!r})
 prepare_tokens(config, {str(tmp_path / "killed")!r}, processes=1)
@@ -233,12 +233,12 @@ def test_going_on_after_a_bad_record(
     assert kept > 2
     done = []
 
-    class Counting(prepare_stores.Tokenizing):
+    class Counting(prepare_module.Tokenizing):
         def __call__(self, documents: list[Document]) -> Arrays:
             done.append(documents[0].source)
             return super().__call__(documents)
 
-    monkeypatch.setattr(prepare_stores, "Tokenizing", Counting)
+    monkeypatch.setattr(prepare_module, "Tokenizing", Counting)
     prepared = prepare_tokens(config(corpus, on_error="skip"), tmp_path / "p")
     resumed = len(done)
     prepare_tokens(config(corpus, on_error="skip"), tmp_path / "from the start")
@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_what_was_there(whole: dict[str, bytes], corpus: Path
     for limit in (1_000, 20_000):
         script = f"""
 import resource
-from retrolit.tokens import prepare_stores
+from retrolit.tokens import prepare, prepare_stores
 from retrolit.tokens.prepare import *
 prepare_stores.BLOCK_CHARACTERS = 2_000
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
@@ -287,7 +287,7 @@ def test_damaged_stores_are_refused(corpus: Path, tmp_path: Path) -> None:
 
 def test_a_corpus_without_documents_is_refused(corpus: Path, tmp_path: Path) -> None:
     corpus.write_text('{"text": ""}\n')
-    with pytest.raises(ValueError, match=r"corpus owls: .*owls\.jsonl holds no document"):
+    with pytest.raises(ValueError, match=r"corpus owls: .*owls\.jsonl holds nothing to read"):
         prepare_tokens(config(corpus), tmp_path / "p")
 
 
