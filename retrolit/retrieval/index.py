@@ -13,6 +13,7 @@ that imports Faiss.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,11 @@ class Index:
         quantizer = faiss.downcast_index(self._lists.quantizer)
         if hasattr(quantizer, "hnsw"):
             quantizer.hnsw.efSearch = max(ef_search or 0, nprobe or 1)
+
+    def replace_shards(self, move: Callable[[Any], Any]) -> None:
+        """Searches from now on what `move` makes of each Faiss index without clusters; all of them or none."""
+        assert self._lists is None
+        self._shards = [move(shard) for shard in self._shards]
 
     def search(self, queries: NDArray[np.floating], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The k nearest chunks of each query (n, d), rows of length 1: distances (n, k) float32 and ids (n, k) int64.

@@ -23,6 +23,7 @@ from retrolit.retrieval.chunks import ChunkDatabase
 from retrolit.retrieval.earlier_index import EarlierIndex
 from retrolit.retrieval.embedder import Embedder, load_embedder
 from retrolit.retrieval.embeddings import Embeddings, embed_database
+from retrolit.retrieval.gpu_search import search_on_gpu
 from retrolit.retrieval.index import Index
 from retrolit.retrieval.index_build import build_index, index_settings
 from retrolit.retrieval.index_plan import IndexConfig, choose_index
@@ -177,13 +178,16 @@ def prepare_retrieval(
     settings = [neighbor_settings(config.neighbors, config.chunk_length), index.fingerprint]
     tables: dict[str, dict[str, Path]] = {}
     for split, prefixes in tokens.stores.items():
-        tables[split] = {}
-        for corpus, prefix in prefixes.items():
-            store = TokenStore(prefix)
-            key = fingerprint([settings, store.fingerprint])[:12]
-            table = tables[split][corpus] = folder / "neighbors" / f"{corpus}-{split}-{key}"
+        keys = {
+            corpus: fingerprint([settings, TokenStore(prefix).fingerprint])[:12] for corpus, prefix in prefixes.items()
+        }
+        tables[split] = {corpus: folder / "neighbors" / f"{corpus}-{split}-{key}" for corpus, key in keys.items()}
+    if not all(table.exists() for found in tables.values() for table in found.values()):
+        search_on_gpu(index, config.neighbors.num_searched, tell if share.rank == 0 else lambda line: None)
+    for split, found in tables.items():
+        for corpus, table in found.items():
             build_neighbors(
-                store,
+                TokenStore(tokens.stores[split][corpus]),
                 database,
                 index,
                 embedder,
