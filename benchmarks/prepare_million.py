@@ -1,15 +1,20 @@
 """One million chunks from token store to neighbor table: time and memory of every stage, beside the bare library calls.
 
-    python -m benchmarks.prepare_million [--store PREFIX --tokenizer FOLDER] [--chunks 1000000] [--folder WORK]
+    python -m benchmarks.prepare_million [--store PREFIX... --tokenizer FOLDER] [--chunks 1000000] [--folder WORK]
+    python -m benchmarks.prepare_million --stages embed [--store PREFIX... --tokenizer FOLDER]
 
 Without a store one is made: documents of sentences of Python's documentation, shuffled, an eighth of their words
 replaced. Goals on two cores: 10 minutes and 2 GiB of memory above the index for all of it, every stage within 15 % of
-the same calls without blocks, checksums and tables (measured on a tenth of the data, in the same process).
+the same calls without blocks, checksums and tables: for embedding, `embedder.embed` on the same chunks and `np.save` of
+the vectors in float16, in interleaved rounds; for the others, calls on a tenth of the data. --stages leaves out what is
+not named.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import statistics
 import tempfile
 import threading
 import time
@@ -32,77 +37,104 @@ from retrolit.retrieval import (
     embed_database,
 )
 from retrolit.retrieval.card import Card
+from retrolit.retrieval.embeddings import BLOCK_CHUNKS
 from retrolit.retrieval.index import load_faiss
-from retrolit.retrieval.stream_chunks import StreamChunks
 from retrolit.tokens import StoreWriter, Tokenizer, TokenStore, load_tokenizer, train_bpe
 from retrolit.tokens.config import CorpusConfig
 from retrolit.tokens.corpus import documents, open_corpus
 
 M = 64
+STAGES = ["embed", "index", "neighbors"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, help="prefix of a token store")
-    parser.add_argument("--tokenizer", type=Path, help="its tokenizer")
+    parser.add_argument("--store", type=Path, nargs="+", help="prefixes of token stores")
+    parser.add_argument("--tokenizer", type=Path, help="their tokenizer")
     parser.add_argument("--chunks", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, help="where the work goes; run again, it goes on there")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--rounds", type=int, default=3, help="of embedding")
     options = parser.parse_args()
     print(describe("faiss-cpu", "numpy"))
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         if options.store is None:
             tokenizer = make_store(folder / "store", options.chunks)
-            store = TokenStore(folder / "store")
+            stores = [TokenStore(folder / "store")]
         else:
-            tokenizer, store = load_tokenizer(options.tokenizer), TokenStore(options.store)
-        run(store, tokenizer, folder)
+            tokenizer, stores = load_tokenizer(options.tokenizer), [TokenStore(prefix) for prefix in options.store]
+        database = ChunkDatabase(stores, M)
+        print(f"{len(database):,} chunks of {database.num_documents:,} documents")
+        print(f"{'stage':20} {'wall s':>8} {'CPU s':>8} {'peak GiB':>9}")
+        with stage("fit"):
+            embedder = LexicalEmbedder.fit(database, tokenizer)
+        if "embed" in options.stages:
+            embed_rounds(database, embedder, folder, options.rounds)
+        if "index" in options.stages or "neighbors" in options.stages:
+            search(database, embedder, folder, options.stages)
 
 
-def run(store: TokenStore, tokenizer: Tokenizer, folder: Path) -> None:
-    """All stages, then the bare calls."""
-    database = ChunkDatabase([store], M)
-    print(
-        f"{len(database):,} chunks of {len(store):,} documents\n{'stage':10} {'wall s':>8} {'CPU s':>8} {'peak GiB':>9}"
-    )
-    with stage("fit"):
-        embedder = LexicalEmbedder.fit(database, tokenizer)
-    with stage("embed") as embed:
-        embeddings = embed_database(database, embedder, folder / "embeddings")
+def embed_rounds(database: ChunkDatabase, embedder: LexicalEmbedder, folder: Path, rounds: int) -> None:
+    """The stage, beside embedding alone, and beside embedding and saving."""
+    ratios: dict[str, list[tuple[float, float]]] = {"embed": [], "embed, np.save": []}
+    for number in range(rounds):
+        shutil.rmtree(folder / "embeddings", ignore_errors=True)
+        with stage("embed") as ours:
+            embed_database(database, embedder, folder / "embeddings")
+        for name, found in ratios.items():
+            with stage(f"{name}, bare") as bare:
+                for start in range(0, len(database), BLOCK_CHUNKS):
+                    ids = np.arange(start, min(start + BLOCK_CHUNKS, len(database)))
+                    vectors = embedder.embed(*database.tokens(ids))
+                    if "save" in name:
+                        np.save(folder / f"bare-{number}-{start}.npy", vectors.astype(np.float16))
+            found.append((ours.wall / bare.wall, ours.cpu / bare.cpu))
+            for path in folder.glob("bare-*.npy"):
+                path.unlink()
+    for name, found in ratios.items():
+        wall, cpu = (statistics.median(one) for one in zip(*found, strict=True))
+        print(f"embed: {wall:.2f} of the time by the clock, {cpu:.2f} of the CPU time of {name}")
+
+
+def search(database: ChunkDatabase, embedder: LexicalEmbedder, folder: Path, stages: list[str]) -> None:
+    """The index, and the neighbors of all stores; then the bare calls on a tenth."""
+    embeddings = embed_database(database, embedder, folder / "embeddings")
     assert embeddings is not None
     print(choose_index(len(embeddings), embeddings.dimension))
     with stage("index") as indexing:
         index = build_index(embeddings, IndexConfig(), folder / "index")
     assert index is not None
-    with stage("neighbors") as searching:
-        table = build_neighbors(store, database, index, embedder, config=NeighborConfig(), folder=folder / "neighbors")
-    assert table is not None
     print(Card.read(folder / "index"))
-    print({name: count for name, count in table.manifest.sizes.items() if name != "dtype"})
-
     tenth = np.arange(len(database) // 10)
-    with stage("embed, bare") as bare:
-        for ids in np.array_split(tenth, 20):
-            embedder.embed(*database.tokens(ids))
-    print(f"embed: {embed.cpu / (10 * bare.cpu):.2f} of the bare calls")
-    faiss = load_faiss()
-    rows = embeddings.rows(tenth)
-    trained = faiss.read_index(str(folder / "index" / "trained.faiss"))
-    with stage("add, bare") as bare:
-        trained.add(rows)
-    print(f"index: {indexing.cpu / (10 * bare.cpu):.2f} of Faiss's add alone, training and measuring included")
-    stream = StreamChunks(store, M)
-    tokens, lengths = stream.tokens(0, len(stream) // 10)
+    if "index" in stages:
+        faiss = load_faiss()
+        rows = embeddings.rows(tenth)
+        trained = faiss.read_index(str(folder / "index" / "trained.faiss"))
+        with stage("add, bare") as bare:
+            trained.add(rows)
+        print(f"index: {indexing.cpu / (10 * bare.cpu):.2f} of Faiss's add alone, training and measuring included")
+    if "neighbors" not in stages:
+        return
+    total = 0
+    with stage("neighbors") as searching:
+        for number, store in enumerate(database.stores):
+            target = folder / f"neighbors-{number}"
+            table = build_neighbors(store, database, index, embedder, config=NeighborConfig(), folder=target)
+            assert table is not None
+            total += len(table)
+            print({name: count for name, count in table.manifest.sizes.items() if name != "dtype"})
+    tokens, lengths = database.tokens(tenth)
     with stage("search, bare") as bare:
         for ids in np.array_split(np.arange(len(tokens)), 20):
-            index.search(embedder.embed(tokens[ids], lengths[ids]), 200)
-    print(f"neighbors: {searching.cpu / (10 * bare.cpu):.2f} of the bare calls")
+            index.search(embedder.embed(tokens[ids], lengths[ids]), NeighborConfig().num_searched)
+    print(f"neighbors: {searching.cpu * len(tenth) / (total * bare.cpu):.2f} of the bare calls")
 
 
 class Stage:
-    """CPU seconds of a finished stage."""
+    """Seconds of a finished stage, by the clock and of CPU."""
 
-    cpu = 0.0
+    wall = cpu = 0.0
 
 
 @contextmanager
@@ -119,10 +151,10 @@ def stage(name: str) -> Iterator[Stage]:
     measured = Stage()
     wall, cpu = time.perf_counter(), time.process_time()
     yield measured
-    measured.cpu = time.process_time() - cpu
+    measured.wall, measured.cpu = time.perf_counter() - wall, time.process_time() - cpu
     done.set()
     watcher.join()
-    print(f"{name:12} {time.perf_counter() - wall:8.1f} {measured.cpu:8.1f} {peak[0]:9.2f}", flush=True)
+    print(f"{name:20} {measured.wall:8.1f} {measured.cpu:8.1f} {peak[0]:9.2f}", flush=True)
 
 
 def anonymous_memory() -> float:
