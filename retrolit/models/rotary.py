@@ -116,10 +116,9 @@ class _RotateParts(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         cos, sin = ctx.saved_tensors
         grad_joint = grad_outputs[0].new_empty(ctx.shape)
-        for index, (part, grad) in enumerate(zip(grad_joint.split(ctx.sizes, dim=3), grad_outputs, strict=True)):
-            grad = grad.transpose(1, 2)
-            if index < ctx.num_rotated:
-                grad = _rotated(grad, cos, -sin)
+        grads = [grad.transpose(1, 2) for grad in grad_outputs]  # (B, T, G x size, head_dim)
+        grads[: ctx.num_rotated] = [_rotated(grad, cos, -sin) for grad in grads[: ctx.num_rotated]]
+        for part, grad in zip(grad_joint.split(ctx.sizes, dim=3), grads, strict=True):
             part.copy_(grad.view(part.shape))
         return grad_joint, None, None, None, None
 

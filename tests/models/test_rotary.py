@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from retrolit.models import GPTConfig, RopeScaling
-from retrolit.models.rotary import RotaryTables, rotary_frequencies, rotate
+from retrolit.models.rotary import RotaryTables, rotary_frequencies, rotate, rotate_parts
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,8 @@ def test_scores_depend_on_the_distance_alone() -> None:
 def test_positions_of_a_batch_pick_from_the_same_tables() -> None:
     tables = RotaryTables(config())
     cos, sin = tables.at(torch.tensor([[0, 1], [3, 4]]), end=5)
-    assert cos.shape == (2, 1, 2, 4)
+    assert cos.shape == (2, 1, 2, 8)
+    assert sin.shape == (2, 1, 2, 4)
     torch.testing.assert_close((cos[1, 0], sin[1, 0]), tables.span(3, 5, CPU))
 
 
@@ -109,3 +110,29 @@ def test_tables_are_no_part_of_the_state_and_survive_a_cast() -> None:
     assert model.rotary is not None
     cos, _ = model.rotary.span(0, 4, CPU)
     assert cos.dtype == torch.float32
+
+
+@pytest.mark.parametrize("rotary_percent", [1.0, 0.5])
+def test_parts_of_a_joint_projection_are_rotated_as_each_alone_and_so_are_their_gradients(
+    rotary_percent: float,
+) -> None:
+    rotation = RotaryTables(config(head_dim=8, rotary_percent=rotary_percent)).span(3, 8, CPU)
+    joint = torch.randn(2, 5, 3, 4, 8, dtype=torch.float64, requires_grad=True)  # 3 groups of 2 queries, key, value
+    query, key, value = (part.flatten(2, 3).transpose(1, 2) for part in joint.split([2, 1, 1], dim=3))
+    expected = (rotate(query, rotation), rotate(key, rotation), value)
+    found = rotate_parts(joint, [2, 1, 1], 2, rotation)
+    weights = [torch.randn_like(part) for part in expected]
+    gradients = []
+    for parts in (expected, found):
+        loss = sum((part * weight).sum() for part, weight in zip(parts, weights, strict=True))
+        assert isinstance(loss, torch.Tensor)
+        gradients += torch.autograd.grad(loss, joint)
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=0, rtol=0)
+    assert found[2].untyped_storage().data_ptr() != joint.untyped_storage().data_ptr()  # or the joint would be kept
+
+
+def test_the_gradient_of_a_rotation_is_the_rotation_back() -> None:
+    rotation = RotaryTables(config(head_dim=8, rotary_percent=0.5)).span(0, 3, CPU)
+    x = torch.randn(2, 2, 3, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, rotation), x)
