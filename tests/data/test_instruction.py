@@ -15,8 +15,8 @@ from retrolit.tokens.conversation_config import ConversationCorpusConfig, Conver
 from retrolit.tokens.prepare_conversations import ConversationStore, prepare_conversations
 
 SAMPLES = Path(__file__).parents[2] / "data/samples/conversations"
-SHAPE = SampleShape(sequence_length=640, chunk_length=64)
-WITH_NEIGHBORS = SampleShape(sequence_length=640, chunk_length=64, num_neighbors=2, neighbor_length=32)
+SHAPE = SampleShape(sequence_length=1280, chunk_length=64)
+WITH_NEIGHBORS = SampleShape(sequence_length=1280, chunk_length=64, num_neighbors=2, neighbor_length=32)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_every_conversation_stands_whole_and_alone(
     batch = data[numbers]
     assert packed == (batch.segments is not None)
     width = batch.tokens.shape[1]
-    assert width == 640 if packed else width % 64 == 0
+    assert width == 1280 if packed else width % 64 == 0
     for row, number in enumerate(numbers):
         begin, covered = 0, np.zeros(width, bool)
         for place, (store, conversation) in enumerate(data.places(number)):
@@ -107,7 +107,7 @@ def test_packing_fills_samples_and_loses_nothing(
     number, seen = 0, []
     while len(seen) < 32:
         draws = data.packing.draws(number)
-        assert sum(data.num_inputs(data.place(draw)) for draw in draws) <= 640
+        assert sum(data.num_inputs(data.place(draw)) for draw in draws) <= 1280
         seen += draws
         number += 1
     assert sorted(seen) == list(range(32))

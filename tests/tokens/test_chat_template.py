@@ -12,7 +12,7 @@ from retrolit.tokens import BPETokenizer, ByteTokenizer, Tokenizer, load_tokeniz
 from retrolit.tokens.chat_template import ChatTemplate, Rendered, load_chat_template
 from retrolit.tokens.conversation import Context, Conversation, Message
 
-OWLS = [f"The owl number {i} reads a book about {i * i} old stars, quietly." for i in range(200)]
+OWLS = [f"The owl number {i} reads a book about {i * i} old stars, quietly." for i in range(500)]
 TURNS = [
     Message("user", "Who?"),
     Message("assistant", "An owl.\n\nTwo."),
@@ -121,7 +121,7 @@ def test_contexts_give_way_first_then_old_turns_and_never_the_question() -> None
     for room in range(len(alone.tokens), len(whole.tokens) + 1):
         cut = template.render(conversation, tokenizer, room)
         assert len(cut.tokens) <= room
-        assert tokenizer.decode(cut.tokens).endswith("User: Où 🦉?\n\nAssistant: Là.") or room >= len(bare.tokens)
+        assert tokenizer.decode(cut.tokens).endswith("User: Où 🦉?\n\nAssistant: Là.")
         assert sum(cut.mask) == sum(whole.mask)
         if room >= len(bare.tokens):
             assert "Assistant: An owl.\n\nTwo.\n\nUser: Où 🦉?" in tokenizer.decode(cut.tokens)

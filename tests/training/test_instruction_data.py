@@ -57,10 +57,10 @@ def _rates(module: InstructionData, name: str) -> list[tuple[float, int, int]]:
 
 
 def test_packed_samples_say_how_many_they_hold(tmp_path: Path) -> None:
-    module = data(tmp_path, packed=True)
+    module = data(tmp_path, packed=True, sequence_length=1280)
     module.trainer = L.Trainer(max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False)
     module.setup("fit")
-    assert module.tokens_per_step == 4 * 640
+    assert module.tokens_per_step == 4 * 1280
     said = module.accounting()[-1]
     assert said.startswith("packed: ")
     assert said.endswith(" conversations in 8 samples")
