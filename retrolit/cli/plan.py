@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -39,14 +40,14 @@ PRECISIONS = {"None": "32-true", "32": "32-true", "bf16": "bf16-mixed"}
 def main(argv: list[str]) -> int:
     """Plan what the files of this command line describe; the exit code comes back."""
     files = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word in ("-c", "--config")]
+    if not argv or (not files and argv[0] in ("-h", "--help")):
+        print(_USAGE)
+        parser = Parser(prog="retrolit plan", usage=argparse.SUPPRESS, add_help=False)
+        parser.add_class_arguments(Cluster, "cluster", help="the GPUs")
+        parser.print_help()
+        return 0
     if not files:
-        asked = not argv or argv[0] in ("-h", "--help")
-        print(_USAGE if asked else "retrolit plan: expected -c RECIPE.yaml, got none", file=sys.stdout)
-        if asked:
-            parser = Parser(prog="retrolit plan", usage="", add_help=False)
-            parser.add_class_arguments(Cluster, "cluster", help="the GPUs:")
-            parser.print_help()
-        return 0 if asked else 2
+        raise ValueError("expected -c RECIPE.yaml, got none")
     if any(_is_data_recipe(file) for file in files):
         return run(sys.modules[__name__], "plan", argv)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrolit.models import RetroConfig
-from retrolit.planning import Cluster, DatabasePlan, Rates, Run, TrainingPlan
+from retrolit.planning import Cluster, DatabasePlan, Memory, Rates, Run, TrainingPlan
 
 FREE = 0.1
 """Share of a GPU's memory that a plan leaves to what it does not count."""
@@ -29,26 +29,26 @@ def show_training(run: Run, cluster: Cluster, plan: TrainingPlan) -> str:
         f"{number(plan.tokens)} tokens",
         f"time        {duration(plan.seconds)} on {cluster.gpus:,} x {cluster.gpu} at {cluster.mfu:.0%} of "
         f"{(cluster.peak_flops or 0) / 1e12:,.0f} TFLOP/s: {plan.gpu_hours:,.0f} GPU hours",
-        f"memory      {name_of_unit} on one GPU of {cluster.memory_gib:g} GiB, {run.batch.samples} x {run.batch.length:,} tokens at a "
-        f"time, {run.batch.precision}",
+        f"memory      {name_of_unit} on one GPU of {cluster.memory_gib:g} GiB, "
+        f"{run.batch.samples} x {run.batch.length:,} tokens at a time, {run.batch.precision}",
         f"            {'':22} {'weights':>9} {'gradients':>9} {'optimizer':>9} {'copies':>9} {'activations':>11} "
         f"{'together':>9}",
     ]
     for strategy, memories in plan.memory.items():
         for name, memory in zip((strategy, "  checkpointed"), memories, strict=True):
             parts = (memory.weights, memory.gradients, memory.optimizer, memory.copies)
-            fits = "fits" if memory.total <= (1 - FREE) * cluster.memory_bytes else ""
+            verdict = "fits" if fits(memory, cluster) else ""
             lines.append(
                 f"            {name:22} {' '.join(f'{part / unit:9.1f}' for part in parts)} "
-                f"{memory.activations / unit:11.1f} {memory.total / unit:9.1f} {fits}".rstrip()
+                f"{memory.activations / unit:11.1f} {memory.total / unit:9.1f} {verdict}".rstrip()
             )
     micro, batch = run.batch.samples, run.global_batch_size
     for strategy in plan.memory:
         groups = {"single": 1, "fsdp+tp": cluster.gpus // cluster.tensor_parallel_size}.get(strategy, cluster.gpus)
         if batch % (micro * groups):
             lines.append(
-                f"note        {strategy}: {groups:,} times {micro} samples do not divide the global batch of {batch:,}; "
-                "change data.micro_batch_size or the cluster"
+                f"note        {strategy}: {groups:,} times {micro} samples do not divide the global batch of "
+                f"{batch:,}; change data.micro_batch_size or the cluster"
             )
     return "\n".join(lines)
 
@@ -69,6 +69,11 @@ def show_database(plan: DatabasePlan, rates: Rates) -> str:
             ),
         ]
     )
+
+
+def fits(memory: Memory, cluster: Cluster) -> bool:
+    """Whether a GPU holds it and keeps some free."""
+    return memory.total <= (1 - FREE) * cluster.memory_bytes
 
 
 def size(count: float) -> str:

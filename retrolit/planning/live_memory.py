@@ -1,7 +1,7 @@
 """The bytes of the tensors that are alive, counted while real (or fake) steps run: what the arithmetic is held to.
 
-Every storage that an operation returns counts from then until Python and autograd have let it go, views once. It is what
-a perfect allocator would use; on a GPU `torch.cuda.max_memory_allocated` rounds each up to 512 bytes.
+Every storage that an operation returns counts from then until Python and autograd have let it go, views once. It is
+what a perfect allocator would use; on a GPU `torch.cuda.max_memory_allocated` rounds each up to 512 bytes.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ each, 16 a parameter; in bf16-true 2 each. What is beside them:
 
     single     bf16-mixed: a bfloat16 copy of every matrix of the layers while the graph lives
     ddp        the same, and a second time all gradients: the buckets they are reduced in
-    fsdp       states divided by all GPUs; gathered in the precision of products: what lies outside the layers (the
+    fsdp       states divided by all GPUs, bf16-mixed by FSDP2's MixedPrecisionPolicy, so that the residual stream is
+               bfloat16 too; gathered in the precision of products: what lies outside the layers (the
                embedding and the output) for the whole step, two layers (one works, the next one comes) and in the
                backward pass one layer's whole gradient
     fsdp+tp    the same for a GPU's share of the model
@@ -16,7 +17,7 @@ communication buffers, and the allocator's gaps; keep a tenth free.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from retrolit.models import GPTConfig, RetroConfig
@@ -59,9 +60,12 @@ def memory(
 
     Under fsdp+tp the config is that of `tensor_parallel_share`; `size` is always that of the config.
     """
+    state = 2 if batch.precision == "bf16-true" else 4
     read = config.decoder if trained == "decoder" and isinstance(config, RetroConfig) else config
+    if strategy.startswith("fsdp") and batch.precision == "bf16-mixed":
+        batch = replace(batch, precision="bf16-true")
     moments = activations(read, batch)
-    c, state = COMPUTE_BYTES[batch.precision], 2 if batch.precision == "bf16-true" else 4
+    c = COMPUTE_BYTES[batch.precision]
     if strategy in ("single", "ddp"):
         shards = 1
         copies = 2 * size.multiplied if batch.precision == "bf16-mixed" else 0
