@@ -16,13 +16,16 @@ from typing import Any
 from torch import Tensor
 
 from retrolit.checkpoint.families import FAMILIES, Family, family_of, read_config
-from retrolit.checkpoint.model_folder import open_model, write_model_folder
+from retrolit.checkpoint.model_folder import chat_template_of, open_model, write_model_folder
 from retrolit.checkpoint.model_types import tensor_shapes, without_retrieval
 from retrolit.checkpoint.tables import fill_in, lost_switches, refuse_other_names, to_ours, to_theirs
 from retrolit.checkpoint.tensor_files import TensorFolder, write_tensors
 from retrolit.models import GPTConfig, RetroConfig
 from retrolit.storage import atomic_folder, read_json, write_json
 from retrolit.tokens import Tokenizer, load_tokenizer
+from retrolit.tokens.chat_template import ChatTemplate, load_chat_template
+from retrolit.tokens.jinja_template import SOURCE, JinjaTemplate
+from retrolit.tokens.text_template import TextTemplate, as_jinja
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Tables that old versions of transformers saved beside the weights.
@@ -40,7 +43,7 @@ def from_huggingface(source: Path, destination: Path, eod_token: str | None = No
     if not (source / "config.json").is_file():
         raise FileNotFoundError(f"{source}: expected a Hugging Face folder with a config.json, or a .gguf file")
     hf, tokenizer = read_json(source / "config.json"), _tokenizer(source, eod_token)
-    return _convert(hf, TensorFolder(source), tokenizer, source, destination)
+    return _convert(hf, TensorFolder(source), tokenizer, _chat_template(source), source, destination)
 
 
 def to_huggingface(source: Path, destination: Path, decoder_only: bool = False) -> list[str]:
@@ -73,6 +76,10 @@ def to_huggingface(source: Path, destination: Path, decoder_only: bool = False) 
             content["eos_token_id"] = load_tokenizer(source).eod_id
             for name in TOKENIZER_FILES:
                 shutil.copyfile(source / name, partial / name)
+            template = chat_template_of(source)
+            if template is not None:
+                _write_chat_template(template, partial)
+                notes.append(f"chat template {template.name}")
         else:
             notes.append(f"no tokenizer: {source} has no {TOKENIZER_FILES[0]}")
         write_json(partial / "config.json", content)
@@ -83,6 +90,7 @@ def _convert(
     hf: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     tokenizer: Tokenizer | None,
+    chat_template: ChatTemplate | None,
     source: Path,
     destination: Path,
 ) -> list[str]:
@@ -101,7 +109,9 @@ def _convert(
         notes.append(f"left out {len(left_out)} tensors that are no weights of their own: {', '.join(left_out[:3])}")
     if tokenizer is None:
         notes.append(f"no tokenizer: {source} has none")
-    write_model_folder(destination, config, to_ours(moves, config, _Renamed(tensors, found)), tokenizer)
+    if chat_template is not None:
+        notes.append("with its chat template")
+    write_model_folder(destination, config, to_ours(moves, config, _Renamed(tensors, found)), tokenizer, chat_template)
     return notes
 
 
@@ -121,8 +131,8 @@ def _from_gguf(source: Path, destination: Path, eod_token: str | None) -> list[s
     config = model.config.to_dict() | {"quantization_config": None}  # transformers has undone it while reading
     with TemporaryDirectory() as folder:
         AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
-        tokenizer = _tokenizer(Path(folder), eod_token)
-    notes = _convert(config, model.state_dict(), tokenizer, source, destination)
+        tokenizer, template = _tokenizer(Path(folder), eod_token), _chat_template(Path(folder))
+    notes = _convert(config, model.state_dict(), tokenizer, template, source, destination)
     return [*notes, "GGUF weights, quantized in the file, are now float32"]
 
 
@@ -131,6 +141,26 @@ def _tokenizer(folder: Path, eod_token: str | None) -> Tokenizer | None:
         return load_tokenizer(folder, eod_token)
     except FileNotFoundError:
         return None
+
+
+def _chat_template(folder: Path) -> ChatTemplate | None:
+    try:
+        return load_chat_template(folder)
+    except FileNotFoundError:
+        return None
+
+
+def _write_chat_template(template: ChatTemplate, folder: Path) -> None:
+    """As transformers reads it: the program in a file, the tokens it names in tokenizer_config.json; and as we do."""
+    template.save(folder)
+    if isinstance(template, TextTemplate):
+        program = as_jinja(template)
+    else:
+        assert isinstance(template, JinjaTemplate)
+        program = template.source
+        config = read_json(folder / TOKENIZER_FILES[1])
+        write_json(folder / TOKENIZER_FILES[1], template.named_tokens | config)
+    (folder / SOURCE).write_text(program, encoding="utf-8")
 
 
 def _family_for(config: GPTConfig) -> Family:

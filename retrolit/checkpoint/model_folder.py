@@ -3,6 +3,7 @@
     config.json         {"format": "retrolit", "format_version": 1, "model_type": "gpt" or "retro", "config": {...}}
     model.safetensors   the weights; several files and model.safetensors.index.json when they are large
     tokenizer files     whatever `load_tokenizer` reads, when the model came with a tokenizer
+    retrolit_chat_template.json   how conversations are written, when the model was made for them
     manifest.json       sizes and checksums of the files above
 
 It is read strictly: a tensor that is missing, left over or of another shape is an error that names it.
@@ -35,13 +36,16 @@ from retrolit.checkpoint.tensor_files import TensorFolder, write_tensors
 from retrolit.models.lora import merge_lora
 from retrolit.storage import Manifest, atomic_folder, read_json, write_json
 from retrolit.tokens import Tokenizer
+from retrolit.tokens.chat_template import TEMPLATE_FILE, ChatTemplate, load_chat_template
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 LIGHTNING_PREFIX = "model."
 
 
-def save_model(model: Model, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:
+def save_model(
+    model: Model, folder: str | Path, tokenizer: Tokenizer | None = None, chat_template: ChatTemplate | None = None
+) -> None:
     """Write a model folder, weights in the model's own dtype; it appears whole or not at all.
 
     A model folder of this name is replaced; anything else that lies there raises FileExistsError. The decoder of a
@@ -51,18 +55,22 @@ def save_model(model: Model, folder: str | Path, tokenizer: Tokenizer | None = N
     state = merge_lora(model.state_dict())
     tensors = ((name, state[name]) for name in tensor_shapes(model.config))
     if not _is_model_folder(folder):
-        return write_model_folder(folder, model.config, tensors, tokenizer)
+        return write_model_folder(folder, model.config, tensors, tokenizer, chat_template)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    write_model_folder(fresh, model.config, tensors, tokenizer)
+    write_model_folder(fresh, model.config, tensors, tokenizer, chat_template)
     os.rename(folder, old)
     os.rename(fresh, folder)
     shutil.rmtree(old)
 
 
 def write_model_folder(
-    folder: Path, config: Config, tensors: Iterable[tuple[str, Tensor]], tokenizer: Tokenizer | None = None
+    folder: Path,
+    config: Config,
+    tensors: Iterable[tuple[str, Tensor]],
+    tokenizer: Tokenizer | None = None,
+    chat_template: ChatTemplate | None = None,
 ) -> None:
     """Write a model folder from tensors that come one by one; memory is that of one file, not of the model.
 
@@ -82,6 +90,8 @@ def write_model_folder(
         write_json(partial / CONFIG_FILE, {"format": "retrolit", "format_version": FORMAT_VERSION} | described)
         if tokenizer is not None:
             tokenizer.save(partial)
+        if chat_template is not None:
+            chat_template.save(partial)
         Manifest(
             kind="model",
             settings=described,
@@ -108,6 +118,11 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", dtype: torc
         state[name] = tensor.to(device, dtype, copy=True)
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def chat_template_of(folder: Path) -> ChatTemplate | None:
+    """The chat template in a model folder; None where there is none, and for a checkpoint."""
+    return load_chat_template(folder) if (folder / TEMPLATE_FILE).is_file() else None
 
 
 def open_model(path: Path) -> tuple[Config, Mapping[str, Tensor]]:

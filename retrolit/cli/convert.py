@@ -66,6 +66,21 @@ def to_hf(model: str, destination: str, decoder_only: bool = False) -> None:
     _report(notes, destination, None, f'transformers.AutoModelForCausalLM.from_pretrained("{destination}")')
 
 
+def to_gpt(model: str, destination: str) -> None:
+    """Write a Retro's decoder as the model folder of a GPT: what is left when retrieval is taken away.
+
+    Its tokenizer and chat template go along.
+
+    Args:
+        model: a model folder, or a Lightning checkpoint of retrolit's training.
+        destination: the model folder to write; must not exist.
+    """
+    from retrolit.checkpoint.decoder import extract_decoder
+
+    notes = extract_decoder(Path(model), Path(destination))
+    _report(notes, destination, _parameters(destination), _next_for_a_model(destination))
+
+
 def to_megatron(
     model: str,
     destination: str,
@@ -90,7 +105,13 @@ def to_megatron(
     _report(notes, destination, None, f"start Megatron with --load {destination} --use-checkpoint-args")
 
 
-COMMANDS = {"from-hf": from_hf, "from-megatron": from_megatron, "to-hf": to_hf, "to-megatron": to_megatron}
+COMMANDS = {
+    "from-hf": from_hf,
+    "from-megatron": from_megatron,
+    "to-hf": to_hf,
+    "to-megatron": to_megatron,
+    "to-gpt": to_gpt,
+}
 
 
 def _report(notes: list[str], destination: str, parameters: int | None, then: str) -> None:

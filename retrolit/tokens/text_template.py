@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -205,3 +206,40 @@ def _split(text: str, special: str) -> list[str]:
         elif part:
             parts.append(part if not re.fullmatch(special, part) else Special(part))
     return parts
+
+
+def as_jinja(template: TextTemplate) -> str:
+    """The template as a program in Jinja, as transformers' `apply_chat_template` runs it.
+
+    `documents` (title, text) are the contexts. Forms of answers have no counterpart there.
+    """
+    texts = {item.name: getattr(template, item.name) for item in fields(template) if item.name not in NO_TEXTS}
+    said = {name: _expression(text) for name, text in texts.items()}
+    context = _expression(template.context, {"{title}": "document['title']", "{text}": "document['text']"})
+    return "".join(
+        [
+            "{% if messages[0]['role'] == 'system' %}",
+            "{% set content = messages[0]['content'] %}{% set turns = messages[1:] %}",
+            f"{{% else %}}{{% set content = {said['default_system']} %}}{{% set turns = messages %}}{{% endif %}}",
+            f"{{% if content %}}{{{{ {said['system']} }}}}{{% endif %}}",
+            "{% if documents %}{% set written = namespace(text='') %}{% for document in documents %}",
+            f"{{% set before = '' if loop.first else {said['between_contexts']} %}}",
+            f"{{% set written.text = written.text ~ before ~ {context} %}}{{% endfor %}}",
+            f"{{% set contexts = written.text %}}{{{{ {said['contexts']} }}}}{{% endif %}}",
+            "{% for message in turns %}{% set content = message['content'] %}",
+            "{% if message['role'] == 'user' %}",
+            f"{{{{ {said['begin']} if loop.first else {said['turn_end']} ~ {said['next']} }}}}{{{{ {said['user']} }}}}",
+            f"{{% else %}}{{{{ {said['reply']} }}}}{{% if loop.last %}}{{{{ {said['end']} }}}}{{% endif %}}",
+            "{% endif %}{% endfor %}",
+        ]
+    )
+
+
+NO_TEXTS = ("name", "special_tokens", "answers", "context")
+
+
+def _expression(text: str, slots: dict[str, str] | None = None) -> str:
+    """A text with {slots} as an expression of Jinja."""
+    slots = slots or {"{content}": "content", "{contexts}": "contexts", "{eod}": "eos_token"}
+    parts = re.split(f"({'|'.join(map(re.escape, slots))})", text)
+    return " ~ ".join(slots.get(part, json.dumps(part, ensure_ascii=False)) for part in parts if part) or '""'
