@@ -3,8 +3,8 @@
     python -m benchmarks.conversations CONVERSATIONS.json TOKENIZER [--rounds 5] [--template instructretro-tuning]
 
 Ours makes ids and mask of every conversation. The library's share is one call of `encode_batch_fast` with each whole
-conversation as one text. Goal: 20,000 short conversations a second on two cores, or at least 0.85 of the library's speed.
-Short are those of at most 400 characters.
+conversation as one text. Goal: 20,000 short conversations a second on two cores, or at least 0.85 of the library's
+speed. Short are those of at most 400 characters.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def main() -> None:
             way()
             taken[name].append(time.perf_counter() - begin)
     print(describe("tokenizers"))
-    print(f"{len(short):,} conversations of {sum(map(len, whole)) / len(whole):.0f} characters, template {template.name}; "
+    characters = sum(map(len, whole)) / len(whole)
+    print(f"{len(short):,} conversations of {characters:.0f} characters, template {template.name}; "
           f"medians of {options.rounds} interleaved rounds")  # fmt: skip
     for name, seconds in taken.items():
         ratio = statistics.median(base / mine for base, mine in zip(taken["encode_batch_fast"], seconds, strict=True))
