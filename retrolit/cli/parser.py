@@ -71,7 +71,14 @@ def _call(function: Callable[..., None], prog: str, argv: list[str]) -> int:
     parser = Parser(prog=prog, description=_description(function))
     parser.add_argument("-c", "--config", action="config", help="a YAML file with any of the parameters below")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
-    arguments = parser.instantiate(parser.parse_args(argv))
+    settings = parser.parse_args(argv)
+    try:
+        arguments = parser.instantiate(settings)
+    except ValueError as error:  # what a class of ours says about its arguments comes out alone
+        cause = error
+        while isinstance(cause.__cause__, ValueError):
+            cause = cause.__cause__
+        raise cause from None
     arguments.pop("config", None)
     function(**vars(arguments))
     return 0
