@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -21,15 +23,28 @@ RETRO = RetroConfig(
 )  # fmt: skip
 
 
-def retro() -> Candidate:
+def as_peers() -> Candidate:
+    """Retro without rotary positions in encoder and cross-attention, which no peer has."""
+    return retro(replace(RETRO, encoder_rotary=False, cross_rotary=False))
+
+
+def recomputing() -> Candidate:
+    """Retro that keeps only each layer's input, and computes the layer again in the backward pass."""
+    candidate = retro()
+    assert isinstance(candidate.model, Retro)
+    candidate.model.checkpoint_activations = True
+    return candidate
+
+
+def retro(config: RetroConfig = RETRO) -> Candidate:
     """Retro with the defaults of a new model: rotary positions in the encoder and the cross-attention."""
-    model = Retro(RETRO)
+    model = Retro(config)
 
     def loss(tokens: Tensor, neighbors: Tensor) -> Tensor:
         return model.loss(tokens[:, :-1], tokens[:, 1:], neighbor_tokens=neighbors).mean
 
     def generate(prompt: Tensor, neighbors: Tensor) -> Tensor:
-        cache = RetroCache(RETRO, 1, sizes.PROMPT + sizes.NEW, prompt_length=sizes.PROMPT)
+        cache = RetroCache(config, 1, sizes.PROMPT + sizes.NEW, prompt_length=sizes.PROMPT)
         tokens, new, chunk = prompt, prompt, 0
         for _ in range(sizes.NEW):
             ending = len(cache.ending_chunks(new.shape[1]))

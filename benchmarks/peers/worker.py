@@ -22,6 +22,8 @@ from benchmarks.peers.sizes import Candidate
 
 BUILDERS = {
     "retrolit": ("torch", "retrolit_models", "retro"),
+    "retrolit, as peers": ("torch", "retrolit_models", "as_peers"),
+    "retrolit, recomputing": ("torch", "retrolit_models", "recomputing"),
     "retrolit GPT": ("torch", "retrolit_models", "gpt"),
     "retro-pytorch": ("retro-pytorch", "retro_pytorch", "retro"),
     "megatron-core": ("megatron-core", "megatron_core", "retro"),
