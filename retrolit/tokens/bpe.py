@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from retrolit.tokens.tokenizer import END_OF_DOCUMENT, eos_token_beside, to_utf8
 
 # The token that closes a document, when neither the caller nor tokenizer_config.json names it: the first of these.
 USUAL_EOD_TOKENS = (END_OF_DOCUMENT, "</s>", "<|end_of_text|>", "<eos>", "<|eos|>")
+
+BETWEEN_WORDS = re.compile(r"(?<=\w) (?=\w)")
 
 SMALLEST_BPE = 256 + 1  # every byte, and the end of a document
 
@@ -50,6 +53,25 @@ class BPETokenizer:
                 to_utf8(text)
             raise
         return [encoding.ids for encoding in encodings]
+
+    def seam(self, text: str) -> int:
+        """A place in the text where it can be cut: whatever follows the text, both parts have by themselves the ids
+        that they have together. 0 where there is none.
+
+        It lies between two words, which no token joins, and so far before the end that nothing behind the text reaches
+        it: not the words that it may lengthen, not a token that is read as a whole ("added" to the vocabulary).
+        """
+        normalizer = self._tokenizer.normalizer
+        if self._tokenizer.pre_tokenizer is None or (normalizer and normalizer.normalize_str(text) != text):
+            return 0
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        far = max([16, *(len(token.content) for token in added if not token.special)])
+        words = {begin for _, (begin, _) in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)}
+        places = [space.start() for space in BETWEEN_WORDS.finditer(text, 0, max(0, len(text) - far))]
+        place = max(words.intersection(places), default=0)
+        both, before, behind = self.encode_batch([text, text[:place], text[place:]])
+        # Not so where a tokenizer puts something in front of every text.
+        return place if both == before + behind else 0
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)

@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal
 
 from retrolit.storage import fingerprint, read_json, write_json
+from retrolit.tokens.bpe import BPETokenizer
 from retrolit.tokens.conversation import Conversation, Message
 from retrolit.tokens.tokenizer import Tokenizer
 
@@ -79,6 +81,15 @@ class ChatTemplate(ABC):
     @abstractmethod
     def contexts_text(self, conversation: Conversation, num_contexts: int) -> str:
         """The first contexts as one text."""
+
+    @cached_property
+    def beginning(self) -> str:
+        """The text that every conversation begins with unless it has a system message of its own; perhaps empty."""
+        firsts = []
+        for said, contexts in (("a", ""), ("b", "c")):
+            turns = [Message("user", said), Message("assistant", said)]
+            firsts.append(self.pieces(Conversation(turns), contexts)[0][0])
+        return commonprefix([first for first in firsts if type(first) is str])  # noqa: RUF071 (texts, no paths)
 
     @cached_property
     def reply_ends(self) -> tuple[list[str], list[str]]:
@@ -151,7 +162,7 @@ class ChatTemplate(ABC):
                     "reply, got one that ends with the user's turn"
                 )
         written = [self.pieces(each, self.contexts_text(each, num_contexts)) for each in conversations]
-        encoded = _encode(written, tokenizer, self.name)
+        encoded = _encode(written, tokenizer, self.name, self.beginning if len(written) > 1 else "")
         rendered: list[Rendered | None] = []
         for conversation, pieces, ids in zip(conversations, written, encoded, strict=True):
             if sum(map(len, ids)) > max_length:
@@ -241,14 +252,26 @@ def load_chat_template(name: str | Path) -> ChatTemplate:
     return TextTemplate.load(built_in)
 
 
-def _encode(written: Sequence[list[Piece]], tokenizer: Tokenizer, name: str) -> list[list[list[int]]]:
-    """The ids of each piece of each conversation; all texts go to the tokenizer at once, equal ones only once."""
+def _encode(
+    written: Sequence[list[Piece]], tokenizer: Tokenizer, name: str, beginning: str = ""
+) -> list[list[list[int]]]:
+    """The ids of each piece of each conversation; all texts go to the tokenizer at once, equal ones only once, and so
+    does the `beginning` that many share, as far as it can be cut off without changing an id."""
     numbers: dict[str, int] = {}
     for pieces in written:
         for text, _ in pieces:
             if type(text) is str:
                 numbers.setdefault(text, len(numbers))
-    ids = tokenizer.encode_batch(list(numbers))
+    texts = list(numbers)
+    seam = tokenizer.seam(beginning) if beginning and isinstance(tokenizer, BPETokenizer) else 0
+    if seam:
+        begins = [text.startswith(beginning) for text in texts]
+        texts = [text[seam:] if cut else text for text, cut in zip(texts, begins, strict=True)]
+        first = tokenizer.encode(beginning[:seam])
+        ids = tokenizer.encode_batch(texts)
+        ids = [first + rest if cut else rest for rest, cut in zip(ids, begins, strict=True)]
+    else:
+        ids = tokenizer.encode_batch(texts)
     specials: dict[str, list[int]] = {END: [tokenizer.eod_id]}
 
     def special(token: str) -> list[int]:

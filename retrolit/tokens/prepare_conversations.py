@@ -11,6 +11,8 @@ A conversation's split is decided by a hash of its first question: all replies t
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -109,6 +111,8 @@ class Rendering:
         `reply_bytes`, the `hashes` of their first questions, `sources` and `source_bytes`, and of num_neighbors
         neighbors each `neighbor_tokens` and `neighbor_lengths`. `too_long` counts the others.
         """
+        if multiprocessing.parent_process() is not None:
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one of several processes: threads would only collide
         rendered: list[Rendered] = []
         kept: list[Conversation] = []
         for batch in group(together, BATCH_CHARACTERS, _length):
@@ -126,7 +130,7 @@ class Rendering:
         neighbors = self._neighbors(kept)
         return {
             "tokens": np.fromiter(chain.from_iterable(one.tokens for one in rendered), dtype, int(lengths.sum())),
-            "mask": np.fromiter(chain.from_iterable(one.mask for one in rendered), np.uint8, int(lengths.sum())),
+            "mask": np.frombuffer(b"".join(bytes(one.mask) for one in rendered), np.uint8),
             "lengths": lengths,
             "reply_bytes": np.array([one.reply_bytes for one in rendered], np.int64),
             "hashes": np.array([text_hash(each.turns[0].content.encode()) for each in kept], np.uint64),

@@ -98,6 +98,24 @@ def test_a_prompt_is_the_beginning_of_what_is_trained(name: str, bpe: BPETokeniz
     assert all(rendered.mask[len(prompt) :])
 
 
+@pytest.mark.parametrize("name", ["instructretro", "instructretro-tuning", "plain", "special-tokens"])
+def test_many_at_once_are_what_each_is_alone(name: str, bpe: BPETokenizer) -> None:
+    """Also where the beginning that they share is encoded once."""
+    template = load_chat_template(name)
+    assert name not in ("instructretro", "instructretro-tuning") or bpe.seam(template.beginning) > 100
+    talks = [
+        Conversation(TURNS),
+        Conversation(TURNS[:2], CONTEXTS),
+        Conversation([Message("system", "Be kind."), *TURNS]),
+        Conversation([Message("user", "  \n"), Message("assistant", template.beginning + "!")]),
+        Conversation([Message("user", "'s"), TURNS[1]], answer_form="" if name == "plain" else "short"),
+    ]
+    for train_on in ("last", "all"):
+        assert template.render_all(talks, bpe, 5000, train_on) == [
+            template.render(talk, bpe, 5000, train_on) for talk in talks
+        ]
+
+
 def test_special_tokens_come_from_the_template_alone(bpe: BPETokenizer) -> None:
     template = load_chat_template("special-tokens")
     turns = [Message("system", "Be kind."), Message("user", "<|im_end|>{content}"), *TURNS[1:]]
