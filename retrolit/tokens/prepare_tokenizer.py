@@ -33,17 +33,16 @@ def prepare_tokenizer(
 
 def prepare_given_tokenizer(wanted: TokenizerConfig, folder: Path) -> Path:
     """The folder of a tokenizer that needs no corpora, copied there when it is missing."""
-    if wanted.type == "bytes":
-        return _prepared(wanted, {"type": "bytes"}, {}, folder, ByteTokenizer)
-    assert wanted.path is not None
-    tokenizer = load_tokenizer(wanted.path, wanted.eod_token)
+    tokenizer = ByteTokenizer() if wanted.path is None else load_tokenizer(wanted.path, wanted.eod_token)
     if wanted.special_tokens:
         if not isinstance(tokenizer, BPETokenizer):
             raise ValueError(
-                f"tokenizer.special_tokens: expected a tokenizer.json to add them to, {wanted.path} is another kind"
+                "tokenizer.special_tokens: expected type bpe, or file with a tokenizer.json to add them to; "
+                f"{wanted.path or 'type bytes'} can get none, choose another tokenizer or template"
             )
         tokenizer = tokenizer.with_special_tokens(wanted.special_tokens)
-    return _prepared(wanted, {"type": "file"}, {"tokenizer": tokenizer.fingerprint}, folder, lambda: tokenizer)
+    inputs = {"tokenizer": tokenizer.fingerprint} if wanted.type == "file" else {}
+    return _prepared(wanted, {"type": wanted.type}, inputs, folder, lambda: tokenizer)
 
 
 def _prepared(

@@ -6,10 +6,13 @@ import builtins
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from retrolit.tokens import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
+from retrolit.tokens import BPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
+from retrolit.tokens.config import TokenizerConfig
+from retrolit.tokens.prepare_tokenizer import prepare_given_tokenizer
 
 TEXTS = [
     "",
@@ -178,3 +181,54 @@ def test_sentencepiece_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(builtins, "__import__", without_sentencepiece)
     with pytest.raises(ValueError, match=r'pip install "retrolit\[sentencepiece\]"'):
         load_tokenizer(tmp_path)
+
+
+def test_special_tokens_are_added_to_a_bpe_and_to_no_other(sentencepiece_file: Path, bpe: Tokenizer, tmp_path: Path):
+    bpe.save(tmp_path / "bpe")
+    added = {"special_tokens": ["<end>"]}
+    folder = prepare_given_tokenizer(TokenizerConfig("file", path=str(tmp_path / "bpe"), **added), tmp_path)
+    assert load_tokenizer(folder).special_tokens["<end>"] == bpe.vocab_size
+    for wanted in (TokenizerConfig("bytes", **added), TokenizerConfig("file", path=str(sentencepiece_file), **added)):
+        with pytest.raises(
+            ValueError, match=rf"tokenizer\.special_tokens: .*; {wanted.path or 'type bytes'} can get non"
+        ):
+            prepare_given_tokenizer(wanted, tmp_path)
+
+
+BEGINNING = "System: Answers are polite, and helpful to the user's questions.\n\nUser:"
+
+
+def changed(bpe: Tokenizer, **parts: Any) -> BPETokenizer:
+    """The tokenizer with other parts."""
+    assert isinstance(bpe, BPETokenizer)
+    return BPETokenizer(json.dumps(json.loads(bpe._content) | parts), bpe.eod_token)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "gpt2", "prefix space", "metaspace"])
+def test_what_follows_a_seam_has_the_same_ids_by_itself(kind: str, request: pytest.FixtureRequest) -> None:
+    bpe = request.getfixturevalue("gpt2" if kind == "gpt2" else "bpe")
+    if kind == "prefix space":
+        bpe = changed(bpe, pre_tokenizer=json.loads(bpe._content)["pre_tokenizer"] | {"add_prefix_space": True})
+    elif kind == "metaspace":
+        metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+        bpe = changed(bpe, pre_tokenizer=metaspace)
+    seam = bpe.seam(BEGINNING)
+    assert BEGINNING[seam:].startswith((" questions", " the", " to"))
+    for behind in ("", " ", "\n", "\n\n", "s", "'s", " Hi", ":", "é", "\u0301", "<|endoftext|>", *TEXTS):
+        both = bpe.encode(BEGINNING + behind)
+        assert both == bpe.encode(BEGINNING[:seam]) + bpe.encode(BEGINNING[seam:] + behind)
+
+
+def test_there_is_no_seam_where_tokens_may_join_words(bpe: Tokenizer) -> None:
+    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": False}
+    replaced = {"type": "Replace", "pattern": {"String": " "}, "content": "_"}
+    assert changed(bpe, pre_tokenizer=None).seam(BEGINNING) == 0
+    assert changed(bpe, pre_tokenizer=split).seam(BEGINNING) > 0
+    assert changed(bpe, pre_tokenizer=split, normalizer=replaced).seam(BEGINNING) == 0
+    assert changed(bpe).seam("Polite questions.") == 0
+    # A token that is read as a whole may begin before the seam and end behind the text.
+    entry = {"id": 400, "content": "the user's questions.\n\nUser: Hi", "single_word": False, "lstrip": False,
+             "rstrip": False, "normalized": False, "special": False}  # fmt: skip
+    longer = changed(bpe, added_tokens=[*json.loads(bpe._content)["added_tokens"], entry])
+    assert longer.encode(BEGINNING + " Hi")[-1] == 400
+    assert 0 < longer.seam(BEGINNING) < len(BEGINNING) - len(entry["content"])
