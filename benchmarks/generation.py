@@ -34,6 +34,7 @@ class NumberTokenizer:
     vocab_size = VOCABULARY
     eod_id = -1  # no token ends the text: every prompt is continued to the full length
     fingerprint = "numbers"
+    special_tokens: dict[str, int] = {}  # noqa: RUF012
 
     def encode(self, text: str) -> list[int]:
         return [int(word) for word in text.split()]
