@@ -52,7 +52,7 @@ Plans = dict[str, tuple[Run, Cluster, TrainingPlan]]
 def _recipes(models: Iterable[str]) -> Iterator[tuple[str, Run, Cluster]]:
     """Every training recipe, small before large, first stage first."""
     for model in models:
-        for stage in ("gpt", "retro", "instruct"):
+        for stage in ("gpt", "retro", "instruct", "instruct-gpt"):
             path = recipe_folder() / "instructretro" / f"{stage}-{model}.yaml"
             if path.is_file():
                 cluster = ["--cluster.gpus", str(GPUS[model]), "--cluster.gpu", "A100", "--cluster.mfu", str(MFU)]

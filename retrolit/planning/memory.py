@@ -7,8 +7,9 @@ each, 16 a parameter; in bf16-true 2 each. What is beside them:
     ddp        the same, and a second time all gradients: the buckets they are reduced in
     fsdp       states divided by all GPUs, bf16-mixed by FSDP2's MixedPrecisionPolicy, so that the residual stream is
                bfloat16 too; gathered in the precision of products: what lies outside the layers (the
-               embedding and the output) for the whole step, two layers (one works, the next one comes) and in the
-               backward pass one layer's whole gradient
+               embedding and the output) for the whole step, two layers (one works, the next one comes); in the
+               backward pass one layer's whole gradient and its float32 copy that is reduced, and at its end, when
+               no activation is left, the same of what lies outside
     fsdp+tp    the same for a GPU's share of the model
 
 Gradients are counted as held throughout, as with accumulation. Not counted: the process's CUDA context, library and
@@ -64,25 +65,29 @@ def memory(
     read = config.decoder if trained == "decoder" and isinstance(config, RetroConfig) else config
     if strategy.startswith("fsdp") and batch.precision == "bf16-mixed":
         batch = replace(batch, precision="bf16-true")
-    moments = activations(read, batch)
+    needed = activations(read, batch)
     c = COMPUTE_BYTES[batch.precision]
     if strategy in ("single", "ddp"):
         shards = 1
         copies = 2 * size.multiplied if batch.precision == "bf16-mixed" else 0
         buckets = state * size.trained if strategy == "ddp" else 0
         # Checkpointed layers make their copies again, one at a time, and free them.
-        beside = (copies + buckets, buckets + (2 * size.largest_layer if batch.checkpointed and copies else copies))
+        again = 2 * size.largest_layer if batch.checkpointed and copies else copies
+        moments = [(copies + buckets, needed.at_loss), (buckets + again, needed.in_backward)]
     else:
         shards = gpus // tensor_parallel if strategy == "fsdp+tp" else gpus
         gathered = c * (size.outside + 2 * size.largest_layer)
-        beside = (gathered, gathered + c * size.largest_layer)
-    at_loss, in_backward = beside[0] + moments.at_loss, beside[1] + moments.in_backward
-    copies, most = (beside[0], at_loss) if at_loss >= in_backward else (beside[1], in_backward)
+        moments = [
+            (gathered, needed.at_loss),
+            (gathered + (c + 4) * size.largest_layer, needed.in_backward),
+            ((2 * c + 4) * size.outside, 0),  # last, the gradients of what lies outside the layers are reduced
+        ]
+    copies, working = max(moments, key=sum)
     gradients = state * size.trained
     return Memory(
         weights=-(-state * size.total // shards),
         gradients=-(-gradients // shards),
         optimizer=-(-2 * gradients // shards),
         copies=copies,
-        activations=most - copies,
+        activations=working,
     )
