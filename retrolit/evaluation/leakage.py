@@ -1,4 +1,4 @@
-"""Evaluation documents that are training documents too, and so may be read off the database: found, and told.
+"""Evaluation documents that are training or database documents too, and so may be read off: found, and told.
 
 A loss on a text that the model was trained on, or that retrieval hands to it, says nothing about new text. Splits by
 content (retrolit/tokens/splits.py) keep exact copies on one side; corpora that name their split themselves may not.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retrolit.retrieval.stream_chunks import content_hashes
+from retrolit.tokens.store import content_hashes
 
 if TYPE_CHECKING:
     from retrolit.tokens import TokenStore
@@ -42,11 +42,11 @@ def find_copies(evaluated: Mapping[str, TokenStore], training: Mapping[str, Toke
 
     By content hash, and then by the tokens themselves. Documents without text are no copies of each other.
     """
-    hashes = {name: content_hashes(store) for name, store in evaluated.items()}
+    hashes = {name: content_hashes(store.tokens, store.document_starts) for name, store in evaluated.items()}
     wanted = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes.values()]))
     places: dict[int, tuple[str, int]] = {}
     for name, store in training.items():
-        theirs = content_hashes(store)
+        theirs = content_hashes(store.tokens, store.document_starts)
         for number in np.flatnonzero(np.isin(theirs, wanted)).tolist():
             places.setdefault(int(theirs[number]), (name, number))
     copies = []
@@ -69,7 +69,7 @@ def refuse_copies(copies: list[Copy], split: str) -> None:
     if copies:
         more = f", and so are {len(copies) - 1} others" if len(copies) > 1 else ""
         raise ValueError(
-            f"{split} split: {copies[0]} is among the training documents, where the model and its retriever "
-            f"have seen it{more}; take them out of one side, or go on with --evaluation.allow_leakage true: every "
-            "result then says so"
+            f"{split} split: {copies[0]} is among the documents of training and of the database, where the "
+            f"model or its retriever has seen it{more}; take them out of one side, or go on with "
+            "--evaluation.allow_leakage true: every result then says so"
         )

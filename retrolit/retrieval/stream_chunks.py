@@ -12,12 +12,12 @@ Legend: n chunks, M tokens a chunk.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retrolit.retrieval.chunks import PAD, ChunkDatabase
+from retrolit.tokens.store import content_hashes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,9 +84,9 @@ class OwnDocuments:
         num_documents = len(store.document_starts) - 1
         if copies:
             # Documents with the same tokens get the same group.
-            content = np.concatenate([content_hashes(other) for other in database.stores])
+            content = np.concatenate([content_hashes(other.tokens, other.document_starts) for other in database.stores])
             known, self._group = np.unique(content, return_inverse=True)
-            own = content_hashes(store)
+            own = content_hashes(store.tokens, store.document_starts)
             place = np.minimum(np.searchsorted(known, own), max(len(known) - 1, 0))
             self._own_group = np.where(known[place] == own, place, -1) if len(known) else np.full(len(own), -1)
         else:
@@ -108,13 +108,3 @@ class OwnDocuments:
         for step in range(int((last - first).max(initial=-1)) + 1):
             copies |= group == self._own_group[np.minimum(first + step, last)][:, None]
         return own, copies & ~own
-
-
-def content_hashes(store: TokenStore) -> NDArray[np.uint64]:
-    """Eight bytes of a hash of each document's ids: (documents,)."""
-    hashes = np.empty(len(store), dtype=np.uint64)
-    stream, starts = np.asarray(store.tokens), store.document_starts
-    for number, (start, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
-        digest = hashlib.blake2b(stream[start:end].data, digest_size=8).digest()
-        hashes[number] = int.from_bytes(digest, "little")
-    return hashes

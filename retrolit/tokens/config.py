@@ -38,12 +38,17 @@ class CorpusConfig:
     weight: float | None = None
     """Share of the training samples, relative to the other corpora's weights; by size when no corpus has one."""
 
+    database_only: bool = False
+    """Puts every document into the database of `retrieval`, where neighbors are found, and into no split: nothing of
+    this corpus is trained or evaluated on. Copies of validation and test documents are left out and counted."""
+
     @property
     def reading(self) -> dict[str, Any]:
         """The settings that decide which documents it gives (on_error changes nothing where nothing is wrong)."""
         names = ["text_field", "separator", "split"]
-        # Stores made before there were headings keep their names.
+        # Stores made before there were headings and database-only corpora keep their names.
         names += ["heading"] if self.heading is not None else []
+        names += ["database_only"] if self.database_only else []
         return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
@@ -64,6 +69,12 @@ class CorpusConfig:
             raise ValueError(f"CorpusConfig.split: expected one of {', '.join(SPLITS)}, got {self.split!r}")
         if self.weight is not None and not self.weight > 0:
             raise ValueError(f"CorpusConfig.weight: expected more than 0, got {self.weight}")
+        for name, value in (("weight", self.weight), ("split", self.split)):
+            if self.database_only and value is not None:
+                raise ValueError(
+                    f"CorpusConfig.{name}: a database_only corpus is neither trained nor evaluated on, got {value}; "
+                    f"leave out one of the two"
+                )
 
 
 @dataclass
@@ -114,8 +125,24 @@ class TokensConfig:
     splits: dict[str, float] = field(default_factory=lambda: {"train": 0.98, "validation": 0.01, "test": 0.01})
     """Shares of the documents; which split one falls into is decided by a hash of its text alone."""
 
+    @property
+    def trained(self) -> dict[str, CorpusConfig]:
+        """The corpora that are divided into splits."""
+        return {name: corpus for name, corpus in self.corpora.items() if not corpus.database_only}
+
+    @property
+    def database_only(self) -> dict[str, CorpusConfig]:
+        """The corpora that are read for the database alone."""
+        return {name: corpus for name, corpus in self.corpora.items() if corpus.database_only}
+
     def __post_init__(self) -> None:
-        check_corpora("TokensConfig", self.corpora)
+        if self.database_only and not self.trained:
+            raise ValueError(
+                f"TokensConfig.corpora: expected at least one corpus to train on, got only database_only ones "
+                f"({', '.join(self.database_only)})"
+            )
+        check_names("TokensConfig", self.database_only)
+        check_corpora("TokensConfig", self.trained)
         check_splits("TokensConfig", self.splits)
 
 
@@ -123,13 +150,18 @@ def check_corpora(config: str, corpora: Mapping[str, Any]) -> None:
     """Raises ValueError where there are none, one has an odd name, or some have a weight and others none."""
     if not corpora:
         raise ValueError(f"{config}.corpora: expected at least one corpus, got none")
-    for name in corpora:
-        if not name.replace("-", "").replace("_", "").isalnum():
-            raise ValueError(f"{config}.corpora: a name is made of letters, digits, - and _; got {name!r}")
+    check_names(config, corpora)
     weighted = [name for name, corpus in corpora.items() if corpus.weight is not None]
     if weighted and len(weighted) < len(corpora):
         rest = sorted(set(corpora) - set(weighted))
         raise ValueError(f"{config}.corpora: {', '.join(rest)} lack a weight; give one to all corpora or to none")
+
+
+def check_names(config: str, corpora: Mapping[str, Any]) -> None:
+    """Raises ValueError where a corpus has an odd name."""
+    for name in corpora:
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"{config}.corpora: a name is made of letters, digits, - and _; got {name!r}")
 
 
 def check_splits(config: str, splits: dict[str, float]) -> None:

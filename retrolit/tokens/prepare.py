@@ -2,7 +2,8 @@
 
     <folder>/sources.json                  what the corpora consisted of, so that unchanged files are not read again
     <folder>/tokenizer-<key>/              the tokenizer and its manifest
-    <folder>/tokens/<corpus>-<key>/        train, validation and test stores and their manifest
+    <folder>/tokens/<corpus>-<key>/        train, validation and test stores and their manifest; of a database-only
+                                           corpus one store, database
     <folder>/tokens/.<corpus>-<key>.work/  blocks of unfinished work
 
 A key is made of all settings and inputs that decide what is inside: other settings make another folder, what is
@@ -12,20 +13,24 @@ corpora themselves are no longer needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from retrolit.storage import Manifest, fingerprint, lock
 from retrolit.storage.blocks import EVERYTHING, Share, default_processes
 from retrolit.tokens.config import SPLITS, CorpusConfig, TokenizerConfig, TokensConfig
 from retrolit.tokens.corpus import documents, open_corpus
-from retrolit.tokens.open_corpora import CorpusSettings, open_corpora
+from retrolit.tokens.open_corpora import CorpusSettings, OpenCorpus, open_corpora
 from retrolit.tokens.prepare_stores import StoresJob
 from retrolit.tokens.prepare_tokenizer import prepare_tokenizer
 from retrolit.tokens.progress import Progress, silent
-from retrolit.tokens.tokenize import Tokenizing, join_blocks, text_length
+from retrolit.tokens.readers import Document
+from retrolit.tokens.store import TokenStore
+from retrolit.tokens.tokenize import DATABASE, Tokenizing, join_blocks, join_database, text_length
 from retrolit.tokens.tokenizer import load_tokenizer
 
 __all__ = ["CorpusConfig", "PreparedTokens", "TokenizerConfig", "TokensConfig", "prepare_tokens"]
@@ -48,10 +53,13 @@ class PreparedTokens:
     """Name of each corpus -> its weight, None when corpora count by their size."""
 
     manifests: dict[str, Manifest]
-    """Name of each corpus -> the manifest of its stores; `sizes` counts documents, tokens and bytes of each split."""
+    """Name of each corpus -> the manifest of its stores; `sizes` counts documents, tokens and bytes of each store."""
 
     fingerprint: str
-    """64 hexadecimal digits that change when any id in any store does."""
+    """64 hexadecimal digits that change when any id in any train, validation or test store does."""
+
+    database: dict[str, Path] = field(default_factory=dict)
+    """Name of each database-only corpus that has documents -> prefix for `TokenStore`."""
 
 
 def prepare_tokens(
@@ -84,30 +92,56 @@ def prepare_tokens_share(
     """
     folder = Path(folder)
     corpora = open_corpora(config.corpora, folder, open_corpus, documents)
+    trained = {name: corpora[name] for name in config.trained}
     with lock(folder / ".tokenizer.lock"):
-        tokenizer_folder = prepare_tokenizer(config, corpora, folder, progress)
+        tokenizer_folder = prepare_tokenizer(config, trained, folder, progress)
     tokenizer = load_tokenizer(tokenizer_folder)
-    jobs = {}
-    for name, corpus in corpora.items():
-        shares = shares_of(corpus.config, config.splits)
-        jobs[name] = StoresJob(
+
+    def job(
+        name: str,
+        corpus: OpenCorpus[CorpusConfig, Document],
+        join: Callable[..., dict[str, Any]],
+        settings: dict[str, Any],
+        inputs: dict[str, str],
+    ) -> StoresJob:
+        made_with = {"tokenizer": tokenizer_folder.name, "vocab_size": tokenizer.vocab_size}
+        return StoresJob(
             name,
             corpus,
             kind="tokens",
-            settings={
-                **corpus.config.reading,
-                "splits": shares,
-                "tokenizer": tokenizer_folder.name,
-                "vocab_size": tokenizer.vocab_size,
-            },
-            inputs={"tokenizer": tokenizer.fingerprint},
+            settings={**corpus.config.reading, **settings, **made_with},
+            inputs={"tokenizer": tokenizer.fingerprint, **inputs},
             folder=folder / "tokens",
             work=Tokenizing(tokenizer),
-            join=partial(join_blocks, vocab_size=tokenizer.vocab_size, shares=shares),
+            join=partial(join, vocab_size=tokenizer.vocab_size),
             size=text_length,
         )
+
+    jobs = {}
+    for name, corpus in trained.items():
+        shares = shares_of(corpus.config, config.splits)
+        jobs[name] = job(name, corpus, partial(join_blocks, shares=shares), {"splits": shares}, {})
     weights = {name: corpus.weight for name, corpus in config.corpora.items()}
-    return run_jobs(jobs, tokenizer_folder, weights, folder, share, progress, processes)
+    prepared = run_jobs(jobs, tokenizer_folder, weights, folder, share, progress, processes)
+    if prepared is None or not config.database_only:
+        return prepared
+    evaluated = [prefix for split in ("validation", "test") for prefix in prepared.stores[split].values()]
+    inputs = {"evaluation documents": fingerprint(sorted(TokenStore(prefix).fingerprint for prefix in evaluated))}
+    join = partial(join_database, evaluated=evaluated)
+    jobs = {name: job(name, corpora[name], join, {}, inputs) for name in config.database_only}
+    manifests = _make_stores(jobs, folder, share, progress, processes)
+    if manifests is None:
+        return None
+    folders = prepared.folders | {name: each.target for name, each in jobs.items()}
+    manifests |= prepared.manifests
+    return replace(
+        prepared,
+        folders={name: folders[name] for name in corpora},
+        manifests={name: manifests[name] for name in corpora},
+        database={
+            name: each.target / DATABASE for name, each in jobs.items() if manifests[name].sizes[DATABASE]["documents"]
+        },
+    )
 
 
 def shares_of(corpus: CorpusSettings, splits: dict[str, float]) -> dict[str, float]:
@@ -124,9 +158,24 @@ def run_jobs(
     progress: Progress,
     processes: int | None,
 ) -> PreparedTokens | None:
-    """The stores of all jobs, made where they are missing; None as `prepare_tokens_share`."""
-    stores: dict[str, dict[str, Path]] = {split: {} for split in SPLITS}
-    folders: dict[str, Path] = {}
+    """The stores of all jobs' splits, made where they are missing; None as `prepare_tokens_share`."""
+    manifests = _make_stores(jobs, folder, share, progress, processes)
+    if manifests is None:
+        return None
+    folders = {name: job.target for name, job in jobs.items()}
+    stores = {
+        split: {name: folders[name] / split for name in jobs if manifests[name].sizes[split]["documents"]}
+        for split in SPLITS
+    }
+    together = {name: manifest.fingerprint for name, manifest in manifests.items()}
+    key = fingerprint([load_tokenizer(tokenizer_folder).fingerprint, together])
+    return PreparedTokens(tokenizer_folder, folders, stores, weights, manifests, key)
+
+
+def _make_stores(
+    jobs: dict[str, StoresJob], folder: Path, share: Share, progress: Progress, processes: int | None
+) -> dict[str, Manifest] | None:
+    """Does all jobs that are not done; their manifests, or None where rank 0 has still to finish."""
     manifests: dict[str, Manifest] = {}
     # Rank 0 of several, or one process alone, is the only one to join blocks.
     with lock(folder / ".tokens.lock") if share.rank == 0 else nullcontext():
@@ -134,12 +183,5 @@ def run_jobs(
             if not job.target.exists():
                 job.run(progress, processes or default_processes(), share)
             if job.target.exists():
-                folders[name], manifests[name] = job.target, job.open()
-                for split in SPLITS:
-                    if manifests[name].sizes[split]["documents"]:
-                        stores[split][name] = job.target / split
-    if len(manifests) < len(jobs):
-        return None
-    together = {name: manifest.fingerprint for name, manifest in manifests.items()}
-    key = fingerprint([load_tokenizer(tokenizer_folder).fingerprint, together])
-    return PreparedTokens(tokenizer_folder, folders, stores, weights, manifests, key)
+                manifests[name] = job.open()
+    return manifests if len(manifests) == len(jobs) else None

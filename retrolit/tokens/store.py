@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,17 @@ def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarra
         raw[lengths_end:offsets_end].view("<i8"),
         documents,
     )
+
+
+def content_hashes(tokens: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Eight bytes of a hash of each document's ids, as of a store's `tokens` and `document_starts`: uint64
+    (documents,)."""
+    hashes = np.empty(len(starts) - 1, np.uint64)
+    tokens = np.asarray(tokens)
+    for number, (start, end) in enumerate(pairwise(starts.tolist())):
+        digest = hashlib.blake2b(tokens[start:end].data, digest_size=8).digest()
+        hashes[number] = int.from_bytes(digest, "little")
+    return hashes
 
 
 def suffixed(prefix: str | Path, suffix: str) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -21,13 +21,15 @@ from retrolit.storage.blocks import Arrays, block_path, read_block
 from retrolit.tokens.config import SPLITS
 from retrolit.tokens.readers import Document
 from retrolit.tokens.splits import assign_splits, text_hash
-from retrolit.tokens.store import token_dtype
+from retrolit.tokens.store import TokenStore, content_hashes, token_dtype
 from retrolit.tokens.store_writer import StoreWriter
 from retrolit.tokens.tokenizer import Tokenizer
 
 BLOCK_CHARACTERS = 8_000_000
 BATCH_CHARACTERS = 1_000_000  # what `tokenizers` keeps while it works is a hundred times as large
 
+DATABASE = "database"
+"""Name of the store of a database-only corpus."""
 
 Record = TypeVar("Record")
 
@@ -96,17 +98,52 @@ def join_blocks(
 
     Memory: eight bytes a document to count exact duplicates, and the stores' own indexes.
     """
-    sizes: dict[str, Counter[str]] = {split: Counter(documents=0, tokens=0, bytes=0) for split in SPLITS}
+    return _join(blocks, count, folder, vocab_size, SPLITS, lambda block: assign_splits(block["hashes"], shares))
+
+
+def join_database(
+    blocks: Path, count: int, folder: Path, *, vocab_size: int, evaluated: Sequence[Path]
+) -> dict[str, Any]:
+    """Writes one store, `database`, from blocks 0 to `count`; returns the counts for the manifest.
+
+    Documents that are, token for token, one of the stores at the prefixes `evaluated` are left out, and counted as
+    `evaluation_documents`. Memory: as `join_blocks`, and eight bytes a document of these stores.
+    """
+    stores = [TokenStore(prefix) for prefix in evaluated]
+    known = [content_hashes(store.tokens, store.document_starts) for store in stores]
+    left_out = np.unique(np.concatenate([np.empty(0, np.uint64), *known]))
+    counted = Counter[str]()
+
+    def place(block: Arrays) -> np.ndarray:
+        found = np.isin(content_hashes(block["tokens"], np.append(0, np.cumsum(block["lengths"]))), left_out)
+        counted["evaluation_documents"] += int(found.sum())
+        return found.astype(np.int8)  # 0: the first store; there is none for the others
+
+    return _join(blocks, count, folder, vocab_size, [DATABASE], place) | {
+        "evaluation_documents": counted["evaluation_documents"]
+    }
+
+
+def _join(
+    blocks: Path,
+    count: int,
+    folder: Path,
+    vocab_size: int,
+    names: Sequence[str],
+    place: Callable[[Arrays], np.ndarray],
+) -> dict[str, Any]:
+    """Writes stores of these names; `place` says of each document of a block the number of its store."""
+    sizes: dict[str, Counter[str]] = {name: Counter(documents=0, tokens=0, bytes=0) for name in names}
     hashes = [np.empty(0, np.uint64)]
     with ExitStack() as files:
-        writers = [files.enter_context(StoreWriter(folder / split, vocab_size)) for split in SPLITS]
+        writers = [files.enter_context(StoreWriter(folder / name, vocab_size)) for name in names]
         for number in range(count):
             block = read_block(block_path(blocks, number))
             hashes.append(block["hashes"])
-            split_of = assign_splits(block["hashes"], shares)
+            store_of = place(block)
             sources = cut_texts(block["sources"].tobytes(), block["source_bytes"])
-            for split, (name, writer) in enumerate(zip(SPLITS, writers, strict=True)):
-                mine = split_of == split
+            for number_of_store, (name, writer) in enumerate(zip(names, writers, strict=True)):
+                mine = store_of == number_of_store
                 lengths = block["lengths"][mine]
                 tokens = block["tokens"][np.repeat(mine, block["lengths"])]
                 writer.add(tokens, lengths, [sources[i] for i in np.flatnonzero(mine)])

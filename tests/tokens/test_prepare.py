@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,16 @@ def corpus(tmp_path: Path) -> Path:
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_stores, "BLOCK_CHARACTERS", 2_000)
     monkeypatch.setattr(prepare_module, "default_processes", lambda: 1)
+
+
+@pytest.fixture
+def library(corpus: Path, tmp_path: Path) -> TokensConfig:
+    """The owls, and a database-only corpus that holds all of them and more."""
+    more = [f"Book number {i} of the library. " * (i % 9 + 1) for i in range(100)]
+    lines = [json.dumps({"text": text}) + "\n" for text in [*more[:50], *TEXTS, *more[50:]]]
+    (tmp_path / "library.jsonl").write_text("".join(lines))
+    database_only = CorpusConfig(str(tmp_path / "library.jsonl"), database_only=True)
+    return TokensConfig({"library": database_only, **config(corpus).corpora}, TokenizerConfig("bytes"), dict(HALVES))
 
 
 def config(corpus: Path, tokenizer: TokenizerConfig | None = None, **options: Any) -> TokensConfig:
@@ -285,6 +296,109 @@ def test_damaged_stores_are_refused(corpus: Path, tmp_path: Path) -> None:
         prepare_tokens(config(corpus), tmp_path / "p")
 
 
+def texts_of(prefix: Path) -> list[str]:
+    """Of a store of bytes."""
+    store = TokenStore(prefix)
+    return [bytes(store[i][:-1].tolist()).decode() for i in range(len(store))]
+
+
+def test_a_database_only_corpus_goes_whole_to_its_store_but_for_evaluation_documents(
+    library: TokensConfig, corpus: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    prepared = prepare_tokens(library, tmp_path / "p")
+    assert all(list(prepared.stores[split]) == ["owls"] for split in SPLITS)
+    assert files(prepared) == whole, "the trained corpus is what it is without"
+    assert prepared.fingerprint == prepare_tokens(config(corpus), tmp_path / "p").fingerprint
+    assert list(prepared.folders) == list(prepared.manifests) == ["library", "owls"]
+    evaluated = {text for split in ("validation", "test") for text in texts_of(prepared.stores[split]["owls"])}
+    everything = [json.loads(line)["text"] for line in (tmp_path / "library.jsonl").read_text().splitlines()]
+    kept = texts_of(prepared.database["library"])
+    assert kept == [text for text in everything if text not in evaluated]
+    store = TokenStore(prepared.database["library"])
+    assert store.source(0) == "library.jsonl:1"
+    assert prepared.manifests["library"].sizes == {
+        "database": {
+            "documents": len(store),
+            "tokens": store.num_tokens,
+            "bytes": sum(len(text.encode()) for text in kept),
+        },
+        "duplicates": 0,
+        "evaluation_documents": len(evaluated),
+        "skipped": {},
+    }
+    assert len(evaluated) > 100
+    assert prepare_tokens(library, tmp_path / "p") == prepared
+
+
+def test_a_database_only_corpus_has_the_same_bytes_however_it_is_made(library: TokensConfig, tmp_path: Path) -> None:
+    """Killed before it is joined, and by three machines of which one never comes."""
+
+    def made(prepared: PreparedTokens) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in prepared.folders["library"].iterdir()}
+
+    alone = made(prepare_tokens(library, tmp_path / "alone"))
+    assert sorted(alone) == ["database.bin", "database.idx", "database.sources", "manifest.json"]
+    folder = tmp_path / "shared"
+    assert prepare_tokens_share(library, folder, Share(1, 3)) is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_module, "join_database", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_tokens_share(library, folder, Share(0, 3))
+    # Rank 1 finds the owls whole now, and does its share of the library again and again.
+    assert list((folder / "tokens").glob("owls-*"))
+    for _ in range(2):
+        assert prepare_tokens_share(library, folder, Share(1, 3)) is None
+    first = prepare_tokens_share(library, folder, Share(0, 3))
+    assert first is not None
+    assert made(first) == alone
+    assert prepare_tokens_share(library, folder, Share(2, 3)) == first
+    assert not list((folder / "tokens").glob(".*.work"))
+
+
+def test_a_database_only_corpus_is_made_again_when_the_evaluation_documents_change(
+    library: TokensConfig, corpus: Path, tmp_path: Path
+) -> None:
+    """A document that comes to the owls' test split leaves the library; one that comes to train changes nothing."""
+    first = prepare_tokens(library, tmp_path / "p")
+    test = replace(library, corpora=library.corpora | {"new": CorpusConfig(str(tmp_path / "new.jsonl"), split="test")})
+    (tmp_path / "new.jsonl").write_text(json.dumps({"text": "Book number 9 of the library. "}) + "\n")
+    second = prepare_tokens(test, tmp_path / "p")
+    sizes = [prepared.manifests["library"].sizes["evaluation_documents"] for prepared in (first, second)]
+    assert sizes[1] == sizes[0] + 1
+    assert first.folders["library"].exists()
+    train = replace(test, corpora=library.corpora | {"new": CorpusConfig(str(tmp_path / "new.jsonl"), split="train")})
+    assert prepare_tokens(train, tmp_path / "p").folders["library"] == first.folders["library"]
+
+
+def test_documents_appended_to_a_database_only_corpus_come_last(library: TokensConfig, tmp_path: Path) -> None:
+    before = texts_of(prepare_tokens(library, tmp_path / "p").database["library"])
+    with open(tmp_path / "library.jsonl", "a") as file:
+        file.write(json.dumps({"text": "one more"}) + "\n")
+    after = texts_of(prepare_tokens(library, tmp_path / "p").database["library"])
+    assert after[:-1] == before
+
+
+def test_a_database_only_corpus_of_evaluation_documents_alone_has_no_store(library: TokensConfig, corpus: Path) -> None:
+    corpora = {
+        "owls": CorpusConfig(str(corpus), split="test"),
+        "library": CorpusConfig(str(corpus), database_only=True),
+    }
+    prepared = prepare_tokens(replace(library, corpora=corpora), corpus.parent / "p")
+    assert prepared.database == {}
+    assert prepared.manifests["library"].sizes["evaluation_documents"] == len(TEXTS)
+
+
+def test_a_tokenizer_does_not_learn_from_a_database_only_corpus(library: TokensConfig, tmp_path: Path) -> None:
+    bpe = replace(library, tokenizer=TokenizerConfig("bpe", vocab_size=300))
+    alone = replace(bpe, corpora=bpe.trained)
+    folders = {prepare_tokens(each, tmp_path / "p").tokenizer_folder for each in (bpe, alone)}
+    assert len(folders) == 1
+
+
+def interrupted(*_: Any, **__: Any) -> dict[str, Any]:
+    raise KeyboardInterrupt
+
+
 def test_a_corpus_without_documents_is_refused(corpus: Path, tmp_path: Path) -> None:
     corpus.write_text('{"text": ""}\n')
     with pytest.raises(ValueError, match=r"corpus owls: .*owls\.jsonl holds nothing to read"):
@@ -299,6 +413,22 @@ def test_a_corpus_without_documents_is_refused(corpus: Path, tmp_path: Path) -> 
         (
             lambda: TokensConfig({"a": CorpusConfig("x", weight=1), "b": CorpusConfig("y")}),
             "b lack a weight; give one to all corpora or to none",
+        ),
+        (
+            lambda: CorpusConfig("x", weight=2, database_only=True),
+            "CorpusConfig.weight: a database_only corpus is neither trained nor evaluated on, got 2",
+        ),
+        (
+            lambda: CorpusConfig("x", split="train", database_only=True),
+            "CorpusConfig.split: a database_only corpus is neither trained nor evaluated on, got train",
+        ),
+        (
+            lambda: TokensConfig({"a": CorpusConfig("x", database_only=True)}),
+            r"TokensConfig.corpora: expected at least one corpus to train on, got only database_only ones \(a\)",
+        ),
+        (
+            lambda: TokensConfig({"a": CorpusConfig("x", weight=1), "b/c": CorpusConfig("y", database_only=True)}),
+            "a name is made of letters, digits, - and _; got 'b/c'",
         ),
         (lambda: TokensConfig({"a": CorpusConfig("x")}, splits={"train": 0.5}), "expected shares that add up to 1"),
         (
