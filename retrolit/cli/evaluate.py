@@ -16,6 +16,7 @@ from rich.table import Table
 from retrolit.checkpoint.model_folder import open_model
 from retrolit.cli.load_generator import load_generator
 from retrolit.evaluation.predictions import RESULTS
+from retrolit.evaluation.score_names import PUBLISHED, SOURCE, in_order, score_name
 from retrolit.evaluation.task import find_file, load_task, task_names
 from retrolit.evaluation.task_run import Asking, ContextsFrom, Writer, run_task
 from retrolit.generation import Generator
@@ -26,12 +27,6 @@ from retrolit.retrieval.retriever import find_index
 from retrolit.storage import Manifest, Share, read_json, sha256_file, write_json
 from retrolit.tokens import load_tokenizer
 from retrolit.tokens.chat_template import load_chat_template
-
-# The models of the paper's tables, and how their columns are headed.
-PUBLISHED = {"Llama 2 RAG 70B": "Llama 2\nRAG 70B", "InstructGPT-RAG 43B": "GPT\nRAG 43B",
-             "InstructRetro 43B": "Instruct\nRetro 43B", "InstructRetro 48B": "Instruct\nRetro 48B"}  # fmt: skip
-NAMES = {"exact_match": "EM", "f1": "F1", "first_f1": "paper's F1", "rouge": "ROUGE", "rouge1": "ROUGE-1",
-         "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}  # fmt: skip
 
 
 def evaluate(
@@ -154,15 +149,13 @@ def _tell(line: str) -> None:
 
 def _show(results: dict[str, Any], console: Console) -> None:
     """A row a score: this model's, and the paper's of its main scores."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption="published: arXiv 2310.07713, tables 1 to 3, zero-shot")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=SOURCE)
     for header in ("task", "asked", "score", "this\nmodel", *PUBLISHED.values()):
         table.add_column(header, justify="left" if header in ("task", "score") else "right", no_wrap=True)
     for result in results.values():
-        published = result["published"]
-        names = [*published, *(name for name in result["scores"] if name not in published)]
-        for row, name in enumerate(name for name in names if name in result["scores"]):
-            theirs = [str(published.get(name, {}).get(model, "")) for model in PUBLISHED]
+        for row, name in enumerate(in_order(result)):
+            theirs = [str(result["published"].get(name, {}).get(model, "")) for model in PUBLISHED]
             head = (result["title"], f"{result['examples']:,}/{result['of']:,}") if row == 0 else ("", "")
-            table.add_row(*head, NAMES.get(name, name.replace("_", " ")), f"{result['scores'][name]:.2f}", *theirs)
+            table.add_row(*head, score_name(name), f"{result['scores'][name]:.2f}", *theirs)
         table.add_section()
     console.print(table)

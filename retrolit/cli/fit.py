@@ -19,7 +19,7 @@ from rich.table import Table
 from retrolit.checkpoint import save_model
 from retrolit.cli.show_results import show_results
 from retrolit.cli.trainer_parser import CommandLineMistake, TrainerParser
-from retrolit.storage import atomic_write
+from retrolit.storage import atomic_write, write_json
 from retrolit.training import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -37,6 +37,8 @@ from retrolit.training import (
 from retrolit.training.checkpoints import FOLDER
 from retrolit.training.predictions import FOLDER as TOKEN_LOSSES
 from retrolit.training.progress import Opening
+from retrolit.training.surroundings import FILE_NAME as RUN_FILE
+from retrolit.training.surroundings import surroundings
 
 _USAGE = "-c recipe.yaml [-c overlay.yaml ...] [--model.x VALUE] [--data.x VALUE] [--trainer.x VALUE]"
 CONFIG_FILE = "config.yaml"
@@ -206,11 +208,13 @@ class RunFolder(L.Callback):
         self.trained = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write config.yaml: a changed setting has been refused by now."""
+        """Write config.yaml and run.json: a changed setting has been refused by now."""
+        assert isinstance(pl_module, LanguageModule)
         self.trained = True
         if trainer.is_global_zero:
             with atomic_write(self.folder / CONFIG_FILE) as file:
                 file.write(self.config.encode())
+            write_json(self.folder / RUN_FILE, surroundings(trainer, pl_module))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the model folder, unless this run was finished before."""

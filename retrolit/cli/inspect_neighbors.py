@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retrolit.cli.neighbor_page import Found, Shown, pieces, words, write_page
+from retrolit.reports.neighbor_page import Found, Shown, pieces, words, write_page
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -27,7 +27,7 @@ TOOL_VERBS = {
     "convert": "from and to Hugging Face and Megatron checkpoints",
     "plan": "parameters, FLOPs, memory, time and index bytes, before anything is started",
     "recipes": "list, show or copy the recipes that come with retrolit",
-    "report": "what the evaluation splits share with the training documents",
+    "report": "runs as a page: curves, evaluation, neighbors; leakage between splits",
     "doctor": "look at this machine: versions, devices, torch and faiss side by side",
 }
 

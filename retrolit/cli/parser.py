@@ -30,8 +30,9 @@ class Parser(ArgumentParser):
         if list[str] in (typehint, *get_args(typehint)):
             kwargs = {name: kwargs.get(name) for name in ("default", "help")} | {"action": "append", "metavar": "TEXT"}
             args = args[:1]
-        elif tuple[str, ...] in (typehint, *get_args(typehint)):  # names, several behind one option
-            kwargs = {name: kwargs.get(name) for name in ("default", "help")} | {"nargs": "+", "metavar": "NAME"}
+        elif tuple[str, ...] in (typehint, *get_args(typehint)):  # names, several behind one option, or in its place
+            kept = ("default", "help") if args[0].startswith("-") else ("help",)
+            kwargs = {name: kwargs.get(name) for name in kept} | {"nargs": "+", "metavar": "NAME"}
             args = args[:1]
         return super().add_argument(*args, **kwargs)
 
@@ -47,16 +48,20 @@ class Parser(ArgumentParser):
 def run(module: ModuleType, verb: str, argv: list[str]) -> int:
     """Call the verb's function with the arguments of this command line.
 
-    The module has either a function named like the verb, or `COMMANDS`: sub-verbs and their functions. Parameters
-    without a default are positional; `-c FILE` gives any of them as YAML.
+    The module has a function named like the verb, or `COMMANDS`: sub-verbs and their functions, or both: then the
+    function is called where no sub-verb is named. Parameters without a default are positional; `-c FILE` gives any of
+    them as YAML.
     """
-    commands = getattr(module, "COMMANDS", None)
-    if commands is None:
-        return _call(getattr(module, verb), f"retrolit {verb}", argv)
+    commands, own = getattr(module, "COMMANDS", None), getattr(module, verb, None)
     chosen = argv[0] if argv else "--help"
+    if commands is None or (own is not None and chosen not in ("-h", "--help", *commands)):
+        assert own is not None
+        return _call(own, f"retrolit {verb}", argv)
     if chosen in ("-h", "--help"):
         width = max(map(len, commands))
         rows = [f"  {name:{width}}  {_first_line(function)}" for name, function in commands.items()]
+        if own is not None:
+            rows += ["", *_help_of(own, f"retrolit {verb}").splitlines()]
         print("\n".join([f"usage: retrolit {verb} COMMAND ...", "", *rows]))
         return 0
     if chosen not in commands:
@@ -82,6 +87,17 @@ def _call(function: Callable[..., None], prog: str, argv: list[str]) -> int:
     arguments.pop("config", None)
     function(**vars(arguments))
     return 0
+
+
+def _help_of(function: Callable[..., None], prog: str) -> str:
+    return _parser(function, prog).format_help()
+
+
+def _parser(function: Callable[..., None], prog: str) -> Parser:
+    parser = Parser(prog=prog, description=_description(function))
+    parser.add_argument("-c", "--config", action="config", help="a YAML file with any of the parameters below")
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    return parser
 
 
 def _options(parser: ArgumentParser) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reports: whether a prepared corpus can be evaluated on."""
+"""Reports: what came of runs, and whether a prepared corpus can be evaluated on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from retrolit.data.preparation import DataConfig, prepare
 from retrolit.evaluation.leakage_report import leakage_report
+from retrolit.reports import write_report
 from retrolit.retrieval.prepare import RetrievalConfig
 from retrolit.storage import write_json
 from retrolit.tokens.config import TokensConfig
@@ -18,6 +19,19 @@ from retrolit.tokens.progress import visible
 LEAKAGE_FILE = "leakage.json"
 SHOWN = 5
 """Documents that are named on the terminal; the file names all."""
+
+
+def report(folders: tuple[str, ...], *, output: str | None = None) -> None:
+    """Write report.html and report.md about runs: settings, curves, evaluation, neighbors, answers.
+
+    The page needs no network and no script. What a run lacks is left out, with the command that makes it.
+
+    Args:
+        folders: folders of runs (retrolit fit), and of evaluations (retrolit evaluate).
+        output: where the files go; when not given, the innermost folder that holds all of them.
+    """
+    for path in write_report(folders, output):
+        print(path)
 
 
 def leakage(

@@ -14,6 +14,7 @@ from torch import Tensor
 from retrolit.data.batch import Batch
 from retrolit.data.preparation import prepare
 from retrolit.evaluation.leakage import Copy, find_copies, refuse_copies
+from retrolit.evaluation.neighbor_examples import neighbor_examples
 from retrolit.evaluation.overlap import chunk_overlap, label_runs
 from retrolit.evaluation.results_file import weights_fingerprint, write_results
 from retrolit.evaluation.text_sizes import text_sizes
@@ -170,6 +171,10 @@ class Evaluation(L.Callback):
             "num_resamples": self.num_resamples,
             **losses.results(self.num_resamples, self.data.seed),
         }
+        if self.data.num_neighbors:
+            saved, retrievers = nats["none"] - nats["retrieved"], self.data.retrievers[self.split]
+            examples = neighbor_examples(saved, retrievers, self.data.tokenizer, self.data.num_neighbors)
+            self.results["neighbor_examples"] = examples
         self.path = write_results(trainer.default_root_dir, self.split, self.results)
 
     def _overlap(self) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retrolit.cli.main import main
-from retrolit.cli.neighbor_page import Found, Shown, pieces, words, write_page
+from retrolit.reports.neighbor_page import Found, Shown, pieces, words, write_page
 
 
 @pytest.fixture

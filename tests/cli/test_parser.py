@@ -73,6 +73,7 @@ def test_a_mistyped_option_is_guessed(module: ModuleType, capsys: pytest.Capture
 
 
 def test_sub_verbs(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    del module.build  # pyright: ignore[reportAttributeAccessIssue]
     module.COMMANDS = {"house": build}  # pyright: ignore[reportAttributeAccessIssue]
     assert run(module, "build", []) == 0
     assert "house  Build it." in capsys.readouterr().out
@@ -82,6 +83,37 @@ def test_sub_verbs(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> No
     assert "the commands are house" in capsys.readouterr().err
     assert run(module, "build", ["house", "here"]) == 0
     assert calls == [("here", Size(4), 1)]
+
+
+def test_a_verb_with_sub_verbs_may_be_one_itself(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    got = []
+
+    def tear(*, down: bool = False) -> None:
+        got.append(down)
+
+    module.COMMANDS = {"tear": tear}  # pyright: ignore[reportAttributeAccessIssue]
+    assert run(module, "build", ["tear", "--down"]) == 0
+    assert got == [True]
+    assert run(module, "build", ["here", "--times", "2"]) == 0
+    assert calls == [("here", Size(4), 2)]
+    assert run(module, "build", ["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "tear" in shown
+    assert "--size.width" in shown
+
+
+def test_names_in_place_of_an_option_are_several() -> None:
+    got = []
+
+    def show(folders: tuple[str, ...], *, kinds: tuple[str, ...] | None = None) -> None:
+        got.append((list(folders), kinds and list(kinds)))
+
+    module = ModuleType("show")
+    module.show = show  # pyright: ignore[reportAttributeAccessIssue]
+    run(module, "show", ["a", "12", "--kinds", "x", "y"])
+    with pytest.raises(SystemExit):
+        run(module, "show", [])
+    assert got == [(["a", "12"], ["x", "y"])]
 
 
 def test_texts_are_taken_as_typed_and_may_be_repeated() -> None:

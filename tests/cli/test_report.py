@@ -1,4 +1,4 @@
-"""retrolit report leakage."""
+"""retrolit report: of runs, and on leakage."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from retrolit.cli.main import main
 
@@ -51,3 +52,40 @@ def test_copies_near_duplicates_and_overlap_are_told(data, capsys):
 def test_another_threshold_is_refused_where_it_cannot_be_kept(data, capsys):
     assert main(["report", "leakage", "-c", str(data), "--threshold", "0.2"]) == 2
     assert "threshold: expected 0.5 to 1, got 0.2" in capsys.readouterr().err
+
+
+def test_from_training_to_a_page(recipe, retrolit_process):
+    """A Retro is trained and tested; the report finds every part that these write, and the index."""
+    data, settings = (yaml.safe_load(Path(name).read_text()) for name in ("data.yaml", str(recipe)))
+    data["retrieval"] = {"chunk_length": 8, "neighbors": {"num_saved": 4, "num_searched": 16}}
+    Path("data.yaml").write_text(yaml.safe_dump(data))
+    arguments = settings["model"]["init_args"]
+    retro = {"decoder": arguments["config"], "retro_layers": [2], "chunk_length": 8, "encoder_layers": 1}
+    settings["model"] = {"class_path": "RetroModule", "init_args": arguments | {"config": retro}}
+    settings["data"]["init_args"]["num_neighbors"] = 2
+    settings["trainer"]["max_steps"] = 3
+    recipe.write_text(yaml.safe_dump(settings))
+    assert retrolit_process("fit", "-c", recipe) == 0
+    assert retrolit_process("test", "-c", "runs/small/config.yaml") == 0
+    assert main(["report", "leakage", "-c", "data.yaml"]) == 0
+    assert main(["report", "runs/small", "--output", "out"]) == 0
+    page = Path("out/report.html").read_text()
+    known = json.loads(Path("runs/small/run.json").read_text())
+    for told in (
+        known["machine"]["torch"], known["data"]["prepared data"][:16], known["data"]["prepared neighbors"][:16],
+        known["data"]["tokenizer"][:16], "compared one by one", "leakage report of prepared",
+        "gain over random neighbors", "overlap at most", "chunks whose neighbors saved most", "words.jsonl:",
+        "small, after step 3",
+    ):  # fmt: skip
+        assert told in page, told
+    assert page.count("<p class=missing>") == 1  # no tasks were evaluated
+
+
+def test_a_folder_that_is_no_run_is_refused_and_the_help_tells_both(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "leakge"]) == 2
+    assert "leakge: expected the folder of a run" in capsys.readouterr().err
+    assert main(["report", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "leakage  Tell what the evaluation splits share" in shown
+    assert "--output" in shown

@@ -92,6 +92,33 @@ def test_tokens_are_told_apart_by_what_was_read_for_them(tested):
     assert results["in_neighbors"]["nothing to read"]["gain"]["none"] == pytest.approx(0, abs=1e-6)
 
 
+def test_the_best_and_the_worst_neighbors_are_those_of_the_largest_sums(tested):
+    """Each chunk's labels read one by one, with neighbors and without."""
+    module, data, _, results = tested
+    (retriever,) = data.retrievers["test"]
+    samples = data.evaluation_samples("test")
+    bits = np.zeros(len(retriever.table))
+    for number in range(len(samples)):
+        batch, start = samples[[number]], samples.locate(number)[1]
+        with torch.no_grad():
+            saved = module.decoder.loss(batch.tokens, batch.labels).tokens[0] - module.loss(batch).tokens[0]
+        for label in range(int(batch.loss_mask.sum())):
+            bits[(start + 1 + label) // 8] += float(saved[label]) / np.log(2)
+    order = np.argsort(bits)
+    best, worst = results["neighbor_examples"]["best"], results["neighbor_examples"]["worst"]
+    assert [example["chunk"] for example in best] == order[::-1][:3].tolist()
+    assert [example["chunk"] for example in worst] == order[:3].tolist()
+    assert [example["bits_saved"] for example in worst] == pytest.approx(bits[order[:3]], rel=1e-3)
+    chunk = best[0]["chunk"]
+    text = data.tokenizer.decode([id for id in retriever.store.tokens[8 * chunk - 8 : 8 * chunk] if id < 256])
+    assert best[0]["query"] == text
+    ids = [id for id in retriever.table[chunk - 1].tolist() if id >= 0][:2]
+    assert [found["source"] for found in best[0]["neighbors"]] == [retriever.source(id) for id in ids]
+    tokens, mask = retriever.database.neighbor_tokens(np.array(ids), 2)
+    for found, own, there in zip(best[0]["neighbors"], tokens, mask, strict=True):
+        assert found["chunk"] + found["continuation"] == data.tokenizer.decode(own[there].tolist())
+
+
 @pytest.mark.parametrize("num_neighbors", [0, 2])
 def test_a_stride_keeps_windows_inside_documents(
     make_trainer, make_data, make_module, data_config, num_neighbors, tmp_path

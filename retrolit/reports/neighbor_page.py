@@ -15,8 +15,8 @@ SHORTEST = 4
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h2 { font-size: 1rem; margin: 2.5rem 0 .5rem; }
-h3 { font-size: .9rem; font-weight: normal; color: #357; margin: 1rem 0 .2rem; }
+h3 { font-size: 1rem; margin: 2.5rem 0 .5rem; }
+h4 { font-size: .9rem; font-weight: normal; color: #357; margin: 1rem 0 .2rem; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, monospace; }
 pre { margin: 0; padding: .6rem; }
 .query { background: #f3f3f0; } .found { margin-left: 2rem; border-left: 3px solid #cde; }
@@ -56,19 +56,23 @@ def pieces(text: str, marked: set[str]) -> Iterator[tuple[str, bool]]:
             yield piece, piece.lower() in marked
 
 
+def neighbors_html(item: Shown) -> str:
+    """A chunk and its neighbors, with the words they share marked."""
+    in_neighbors = set().union(*(words(found.chunk) for found in item.found))
+    parts = [f"<h3>{html.escape(item.title)}</h3>"]
+    parts.append(_block("query", item.query, in_neighbors))
+    parts.append(_block("follows", item.follows, set()))
+    for rank, found in enumerate(item.found, 1):
+        head = f"{rank}. distance {found.distance:.3f}, {found.source}"
+        parts.append(f'<div class="found"><h4>{html.escape(head)}</h4>')
+        parts.append(_block("chunk", found.chunk, words(item.query)))
+        parts.append(_block("follows", found.continuation, words(item.follows)) + "</div>")
+    return "\n".join(parts)
+
+
 def write_page(path: Path, title: str, shown: list[Shown]) -> None:
-    """Writes the page."""
-    body = [f"<h1>{html.escape(title)}</h1>"]
-    for item in shown:
-        in_neighbors = set().union(*(words(found.chunk) for found in item.found))
-        body.append(f"<h2>{html.escape(item.title)}</h2>")
-        body.append(_block("query", item.query, in_neighbors))
-        body.append(_block("follows", item.follows, set()))
-        for rank, found in enumerate(item.found, 1):
-            head = f"{rank}. distance {found.distance:.3f}, {found.source}"
-            body.append(f'<div class="found"><h3>{html.escape(head)}</h3>')
-            body.append(_block("chunk", found.chunk, words(item.query)))
-            body.append(_block("follows", found.continuation, words(item.follows)) + "</div>")
+    """Writes a page of its own."""
+    body = [f"<h1>{html.escape(title)}</h1>", *map(neighbors_html, shown)]
     page = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>
 <p>Green: words that the chunk and a neighbor share. Yellow: words of a neighbor's continuation that come next in the

@@ -1,0 +1,24 @@
+"""How scores, and the models of the paper's tables, are headed where results are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# The models of the paper's tables, and how their columns are headed.
+PUBLISHED = {"Llama 2 RAG 70B": "Llama 2\nRAG 70B", "InstructGPT-RAG 43B": "GPT\nRAG 43B",
+             "InstructRetro 43B": "Instruct\nRetro 43B", "InstructRetro 48B": "Instruct\nRetro 48B"}  # fmt: skip
+SOURCE = "published: arXiv 2310.07713, tables 1 to 3, zero-shot"
+NAMES = {"exact_match": "EM", "f1": "F1", "first_f1": "paper's F1", "rouge": "ROUGE", "rouge1": "ROUGE-1",
+         "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}  # fmt: skip
+
+
+def score_name(name: str) -> str:
+    """How a score is headed."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def in_order(result: dict[str, Any]) -> list[str]:
+    """The scores of a task's results: those beside published ones first."""
+    published = result["published"]
+    names = [*published, *(name for name in result["scores"] if name not in published)]
+    return [name for name in names if name in result["scores"]]
