@@ -30,7 +30,7 @@ def documents(
 
     Args:
         path: a prepared folder, the folder of one corpus in it, or the prefix of a .bin / .idx pair.
-        split: train, validation or test.
+        split: train, validation, test, or database for corpora that are database_only.
         number: how many documents of each store.
         start: the first one.
         characters: how much of each text.

@@ -53,9 +53,11 @@ def prepare(
     if prepared is None:
         print(f"rank {share.rank} of {share.world}: my share of the blocks is done; rank 0 finishes", file=sys.stderr)
         return
-    if share.rank == 0 and isinstance(prepared, Prepared):
+    if share.rank != 0:
+        return
+    if isinstance(prepared, Prepared):
         _report(prepared)
-    elif share.rank == 0:
+    else:
         _report_conversations(prepared)
 
 
@@ -67,9 +69,10 @@ def _report(prepared: Prepared) -> None:
     for name, manifest in tokens.manifests.items():
         sizes = manifest.sizes
         print(f"{name:11} {tokens.folders[name]}")
-        for split, stores in tokens.stores.items():
+        stores = {"database": tokens.database} if "database" in sizes else tokens.stores
+        for split, there in stores.items():
             counts = sizes[split]
-            if name in stores:
+            if name in there:
                 print(
                     f"  {split:10} {counts['documents']:>10,} documents {counts['tokens']:>14,} tokens "
                     f"{counts['bytes'] / counts['tokens']:6.2f} bytes a token"
@@ -77,6 +80,8 @@ def _report(prepared: Prepared) -> None:
             else:
                 print(f"  {split:10} no documents")
         notes = [f"{sizes['duplicates']:,} exact duplicates"] if sizes["duplicates"] else []
+        left_out = sizes.get("evaluation_documents")
+        notes += [f"{left_out:,} copies of validation and test documents left out"] if left_out else []
         notes += [f"{count:,} x {kind} left out" for kind, count in sizes["skipped"].items()]
         if notes:
             print(f"  note       {'; '.join(notes)}")

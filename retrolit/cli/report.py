@@ -68,8 +68,8 @@ def _show(console: Console, report: dict[str, Any]) -> None:
             console.print(f"  {_pair(copy)}", markup=False)
     for split, twins in report["near_duplicates"].items():
         console.print(
-            f"{split} documents whose 13-grams resemble a training document's (Jaccard >= {report['threshold']}): "
-            f"{len(twins):,} of {report['documents'][split]:,}",
+            f"{split} documents whose 13-grams resemble a training or database document's "
+            f"(Jaccard >= {report['threshold']}): {len(twins):,} of {report['documents'][split]:,}",
             style="yellow" if twins else "green",
         )
         for twin in sorted(twins, key=lambda twin: -twin["similarity"])[:SHOWN]:

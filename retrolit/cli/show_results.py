@@ -19,7 +19,8 @@ def show_results(console: Console, split: str, results: dict[str, Any]) -> None:
     leaked = results["leakage"]["documents"]
     if leaked:
         console.print(
-            f"LEAKAGE: {leaked:,} of these documents are training documents too: {results['leakage']['named'][0]}",
+            f"LEAKAGE: {leaked:,} of these documents are training or database documents too: "
+            f"{results['leakage']['named'][0]}",
             style="bold red",
             markup=False,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from retrolit.retrieval.prepare import PreparedRetrieval, RetrievalConfig, prepare_retrieval
 from retrolit.storage.blocks import EVERYTHING, Share
@@ -27,6 +27,17 @@ class DataConfig:
 
     retrieval: RetrievalConfig | None = None
     """Chunk database, index and neighbor tables; none are made if not given."""
+
+    def __post_init__(self) -> None:
+        if self.retrieval is None and self.tokens.database_only:
+            raise ValueError(
+                f"tokens.corpora: {', '.join(self.tokens.database_only)}: database_only, but there is no `retrieval:` "
+                f"part to make a database; add one, or leave them out"
+            )
+
+    def without_retrieval(self) -> DataConfig:
+        """What a model without neighbors reads: the corpora it is trained on, and no database."""
+        return DataConfig(self.folder, replace(self.tokens, corpora=self.tokens.trained))
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Can a prepared corpus be evaluated on? What its evaluation splits share with the training documents, and how much.
 
 disjointness     documents that stand in two splits, token for token: none, or the splits are no splits
-near duplicates  evaluation documents with a training document that shares most of their 13-grams
+near duplicates  evaluation documents with a training or database document that shares most of their 13-grams
 neighbors        how much of each evaluation chunk its neighbors hold: the overlap of RETRO, section 2.6
 """
 
@@ -33,9 +33,11 @@ def leakage_report(prepared: Prepared, threshold: float = 0.8, progress: Progres
         split: {name: TokenStore(prefix) for name, prefix in prefixes.items()}
         for split, prefixes in prepared.tokens.stores.items()
     }
+    database_only = {name: TokenStore(prefix) for name, prefix in prepared.tokens.database.items()}
+    documents = {split: sum(map(len, of_split.values())) for split, of_split in stores.items()}
     report: dict[str, Any] = {
         "tokens": prepared.tokens.fingerprint,
-        "documents": {split: sum(map(len, of_split.values())) for split, of_split in stores.items()},
+        "documents": documents | ({"database": sum(map(len, database_only.values()))} if database_only else {}),
         "threshold": threshold,
         "disjoint": {},
         "near_duplicates": {},
@@ -44,7 +46,10 @@ def leakage_report(prepared: Prepared, threshold: float = 0.8, progress: Progres
     for first, second in combinations(stores, 2):
         report["disjoint"][f"{second} in {first}"] = [asdict(c) for c in find_copies(stores[second], stores[first])]
     for split in ("validation", "test"):
-        twins = find_twins(stores[split], stores["train"], threshold, progress)
+        if database_only:
+            copies = find_copies(stores[split], database_only)
+            report["disjoint"][f"{split} in database"] = [asdict(copy) for copy in copies]
+        twins = find_twins(stores[split], stores["train"] | database_only, threshold, progress)
         report["near_duplicates"][split] = [asdict(twin) for twin in twins]
         if prepared.retrieval is not None:
             report["neighbor_overlap"][split] = _histogram(prepared, stores[split], split)

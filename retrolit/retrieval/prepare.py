@@ -75,7 +75,7 @@ class RetrievalConfig:
     """Tokens of a chunk."""
 
     corpora: list[str] | None = None
-    """Corpora whose train documents make the database; all if not given."""
+    """Corpora whose train documents make the database, and database-only ones; all if not given."""
 
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
     """What turns chunks into vectors."""
@@ -201,17 +201,24 @@ def prepare_retrieval(
 
 
 def _database_stores(corpora: list[str] | None, tokens: PreparedTokens) -> list[Path]:
-    """The train stores of these corpora, in the order of the data.yaml."""
-    train = tokens.stores["train"]
-    unknown = sorted(set(corpora or ()) - set(train))
+    """The train stores of these corpora and the stores of database-only ones, in the order of the data.yaml."""
+    there = tokens.stores["train"] | tokens.database
+    there = {name: there[name] for name in tokens.folders if name in there}
+    unknown = sorted(set(corpora or ()) - set(there))
     if unknown:
         raise ValueError(
-            f"RetrievalConfig.corpora: expected corpora with train documents ({', '.join(train)}), got "
+            f"RetrievalConfig.corpora: expected corpora with train or database documents ({', '.join(there)}), got "
             f"{', '.join(unknown)}"
         )
-    if not train:
+    unread = sorted(set(tokens.database) - set(there if corpora is None else corpora))
+    if unread:
+        raise ValueError(
+            f"RetrievalConfig.corpora: {', '.join(unread)} is database_only and not named, so nothing would read it; "
+            f"name it, or leave it out of tokens.corpora"
+        )
+    if not there:
         raise ValueError("retrieval: expected train documents to make the database of, got none")
-    return [prefix for name, prefix in train.items() if corpora is None or name in corpora]
+    return [prefix for name, prefix in there.items() if corpora is None or name in corpora]
 
 
 def _prepare_embedder(config: EmbedderConfig, database: ChunkDatabase, tokenizer: Tokenizer, folder: Path) -> Path:

@@ -37,7 +37,7 @@ class Evaluation(L.Callback):
     Args:
         stride: Windows inside documents in place of the stream's, each so many tokens after the one before it; only its
             new tokens count. A multiple of data.chunk_length, at most data.sequence_length.
-        allow_leakage: Go on where documents of the split are among the training documents; the results say so.
+        allow_leakage: Go on where documents of the split are training or database documents; the results say so.
         num_resamples: Splits of documents that are drawn for a confidence interval; 0 for none.
     """
 
@@ -55,15 +55,16 @@ class Evaluation(L.Callback):
         self._wanted = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Raises ValueError where documents of the split are training documents, unless that is allowed."""
+        """Raises ValueError where documents of the split are training or database ones, unless that is allowed."""
         assert isinstance(pl_module, LanguageModule)
         split = {"test": "test", "validate": "validation"}.get(stage)
         self._wanted = split is not None and isinstance(pl_module.data, PretrainingData)
         if not self._wanted or split is None:
             return
         assert isinstance(pl_module.data, PretrainingData)
-        corpora = pl_module.data.corpora
-        self._copies = find_copies(*({c.name: c.store for c in corpora[name]} for name in (split, "train")))
+        data = pl_module.data
+        evaluated, trained = ({c.name: c.store for c in data.corpora[name]} for name in (split, "train"))
+        self._copies = find_copies(evaluated, trained | data.database_only)
         if not self.allow_leakage:
             refuse_copies(self._copies, split)
         if self.stride is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -83,11 +83,13 @@ class PretrainingData(TrainingData):
                 f"data.chunk_length: the data's neighbors are those of chunks of {data.retrieval.chunk_length} tokens, "
                 f"got {chunk_length}; change retrieval.chunk_length in the data.yaml with it"
             )
-        self.config = data if num_neighbors else replace(data, retrieval=None)
+        self.config = data if num_neighbors else data.without_retrieval()
         self.corpora: dict[str, list[Corpus]] = {}
         """Of each split."""
         self.retrievers: dict[str, list[PreparedRetriever]] = {}
         """Of each split, that of each corpus; empty where no neighbors are read."""
+        self.database_only: dict[str, TokenStore] = {}
+        """Name of each corpus that is in the database and in no split -> its documents."""
         self.neighbors_fingerprint = ""
         """Of the training neighbors; empty where none are read."""
         self.evaluation_stride: int | None = None
@@ -117,6 +119,7 @@ class PretrainingData(TrainingData):
             ]
             for split, stores in tokens.stores.items()
         }
+        self.database_only = {name: TokenStore(prefix) for name, prefix in tokens.database.items()}
         if prepared.retrieval is not None:
             self.retrievers = self._open_retrievers(prepared.retrieval)
             tables = [retriever.table.manifest.fingerprint for retriever in self.retrievers["train"]]

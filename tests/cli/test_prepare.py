@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,25 @@ def test_prepare_says_what_it_made_and_what_comes_next(data_yaml: Path, capsys: 
     second = capsys.readouterr()
     assert second.out == first.out
     assert second.err == "", "nothing is done twice"
+
+
+def test_prepare_tells_what_goes_to_the_database_alone(data_yaml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [json.dumps({"text": f"note number {i} of the notebook"}) for i in range(60)]
+    Path("notes.jsonl").write_text("\n".join(lines))
+    text = data_yaml.read_text().replace(
+        '{notes: {source: notes.txt, separator: "---"}}',
+        "{notes: {source: notes.jsonl}, library: {source: notes.jsonl, database_only: true}}",
+    )
+    data_yaml.write_text(text)
+    assert main(["prepare", "-c", str(data_yaml)]) == 2
+    assert "library: database_only, but there is no `retrieval:` part" in capsys.readouterr().err
+    data_yaml.write_text(text + "retrieval: {chunk_length: 8, embedder: {dimension: 16}}\n")
+    assert main(["prepare", "-c", str(data_yaml)]) == 0
+    shown = capsys.readouterr().out
+    assert "copies of validation and test documents left out" in shown
+    assert re.search(r"\n  database +\d+ documents ", shown)
+    assert main(["inspect", "documents", "prepared/notes", "--split", "database"]) == 0
+    assert "/database: " in capsys.readouterr().out
 
 
 def test_other_machines_leave_when_their_share_is_done(

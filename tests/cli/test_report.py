@@ -49,6 +49,19 @@ def test_copies_near_duplicates_and_overlap_are_told(data, capsys):
     assert chunks == -(-tokens // 16)
 
 
+def test_database_only_documents_count_as_those_of_the_database(data, capsys):
+    """A copy is left out when it is prepared; a near copy is told."""
+    texts = [TEXTS[2], f"{3 * TEXTS[1]}, once!"]
+    Path("library.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    old = "    new: {source: test.jsonl, split: test}\n"
+    data.write_text(data.read_text().replace(old, old + "    library: {source: library.jsonl, database_only: true}\n"))
+    assert main(["report", "leakage", "-c", str(data)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "test: 3 documents, database: 1 documents" in shown
+    assert "copies of test in database: none" in shown
+    assert "test.jsonl:2 of new ~ library.jsonl:2 of library" in shown
+
+
 def test_another_threshold_is_refused_where_it_cannot_be_kept(data, capsys):
     assert main(["report", "leakage", "-c", str(data), "--threshold", "0.2"]) == 2
     assert "threshold: expected 0.5 to 1, got 0.2" in capsys.readouterr().err

@@ -40,6 +40,13 @@ def add_corpus(data: DataConfig, tmp_path: Path, texts: list[str], retrieval: Re
     return replace(data, tokens=replace(data.tokens, corpora=data.tokens.corpora | {"more": more}), retrieval=retrieval)
 
 
+def add_library(data: DataConfig, tmp_path: Path, texts: list[str]) -> DataConfig:
+    """With a database-only corpus of new texts, and of ten that the notes have, too."""
+    (tmp_path / "library.txt").write_text("\n\n".join(texts[20:]))
+    library = CorpusConfig(str(tmp_path / "library.txt"), separator="", database_only=True)
+    return replace(data, tokens=replace(data.tokens, corpora=data.tokens.corpora | {"library": library}))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """All files under retrieval/, but for locks and the cards with their speeds."""
     retrieval = folder / "retrieval"
@@ -179,8 +186,87 @@ def test_the_corpora_of_the_database_can_be_chosen(data: DataConfig, tmp_path: P
     assert prepared.retrieval is not None
     assert prepared.retrieval.stores == [prepared.tokens.stores["train"]["more"]]
     assert set(prepared.retrieval.tables["train"]) == {"notes", "more"}
-    with pytest.raises(ValueError, match=r"corpora: expected corpora with train documents \(notes, more\), got web"):
+    with pytest.raises(
+        ValueError, match=r"corpora: expected corpora with train or database documents \(notes, more\), got web"
+    ):
         prepare(replace(both, retrieval=replace(SMALL, corpora=["more", "web"])))
+
+
+def test_a_database_only_corpus_is_read_for_its_neighbors_alone(
+    data: DataConfig, tmp_path: Path, texts: list[str]
+) -> None:
+    alone = prepare(data)
+    prepared = prepare(add_library(data, tmp_path, texts))
+    assert prepared.retrieval is not None
+    assert alone.retrieval is not None
+    train, library = prepared.tokens.stores["train"]["notes"], prepared.tokens.database["library"]
+    assert train == alone.tokens.stores["train"]["notes"]
+    assert prepared.retrieval.stores == [train, library]
+    assert {split: set(tables) for split, tables in prepared.retrieval.tables.items()} == {
+        "train": {"notes"}, "validation": {"notes"}, "test": set()
+    }  # fmt: skip
+    assert len(list((Path(data.folder) / "retrieval/neighbors").glob("library-*"))) == 0
+    database, first = prepared.retrieval.database(), len(alone.retrieval.database())
+    table = NeighborTable(prepared.retrieval.tables["train"]["notes"])
+    ids = table[np.arange(len(table))]
+    assert (ids >= first).mean() > 0.2
+    assert table.manifest.sizes["copies"] > 0, "of train documents, which the library has too"
+    assert database.source(first).startswith(f"{library.parent.name}/database: library.txt:")
+    live = LiveRetriever(prepared.retrieval.index_folder)
+    tokens, lengths = database.tokens([database.first_chunk(database.num_documents - 1)])  # of a text of its own
+    assert live.source(int(live.retrieve(tokens, lengths, 1).ids[0, 0])).startswith(library.parent.name)
+
+
+def test_a_database_can_be_made_of_database_only_corpora_alone(
+    data: DataConfig, tmp_path: Path, texts: list[str]
+) -> None:
+    both = add_library(data, tmp_path, texts)
+    prepared = prepare(replace(both, retrieval=replace(SMALL, corpora=["library"])))
+    assert prepared.retrieval is not None
+    assert prepared.retrieval.stores == [prepared.tokens.database["library"]]
+    with pytest.raises(ValueError, match=r"corpora: library is database_only and not named.*leave it out"):
+        prepare(replace(both, retrieval=replace(SMALL, corpora=["notes"])))
+
+
+def test_documents_appended_to_a_database_only_corpus_extend_the_index(
+    data: DataConfig, tmp_path: Path, texts: list[str]
+) -> None:
+    both = add_library(data, tmp_path, texts[:-8])
+    first = prepare(both).retrieval
+    assert first is not None
+    grown_data = replace(add_library(data, tmp_path, texts), retrieval=replace(SMALL, extends=str(first.index_folder)))
+    grown = prepare(grown_data).retrieval
+    assert grown is not None
+    assert len(grown.database()) > len(first.database())
+    assert Index(grown.index_folder).manifest.sizes["shards"] == 2
+    before, after = (each.database().tokens(np.arange(len(first.database())))[0] for each in (first, grown))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_two_processes_give_the_bytes_of_one_with_a_database_only_corpus(
+    data: DataConfig, tmp_path: Path, texts: list[str]
+) -> None:
+    both = add_library(data, tmp_path, texts)
+    prepare(both)
+    together = replace(both, folder=str(tmp_path / "together"))
+    threads = [threading.Thread(target=prepare_share, args=(together, Share(rank, 2)), daemon=True) for rank in (1, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert contents(tmp_path / "together") == contents(Path(data.folder))
+
+
+def test_a_database_only_corpus_without_a_database_is_refused(
+    data: DataConfig, tmp_path: Path, texts: list[str]
+) -> None:
+    both = add_library(data, tmp_path, texts)
+    with pytest.raises(ValueError, match=r"tokens\.corpora: library: database_only, but there is no `retrieval:`"):
+        replace(both, retrieval=None)
+    alone = both.without_retrieval()
+    assert alone == replace(data, retrieval=None)
+    assert prepare(alone).tokens.database == {}
+    assert not list((Path(data.folder) / "tokens").glob("library-*"))
 
 
 def test_no_train_documents_make_no_database(data: DataConfig, tmp_path: Path) -> None:

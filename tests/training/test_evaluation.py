@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from retrolit import save_model
+from retrolit.data import DataConfig
 from retrolit.evaluation.overlap import chunk_overlap
 from retrolit.models import GPT, GPTConfig, RetroConfig
 from retrolit.retrieval import NeighborConfig, RetrievalConfig
+from retrolit.storage import Manifest
+from retrolit.tokens import write_store
+from retrolit.tokens.config import CorpusConfig
 from retrolit.training import Evaluation, RetroModule
 
 DECODER = GPTConfig(
@@ -146,6 +151,52 @@ def test_a_stride_keeps_windows_inside_documents(
     if num_neighbors:
         assert results["in_neighbors"]["in"]["tokens"] > 0
         assert results["overlap_curve"][-1]["tokens"] == results["tokens"]
+
+
+@pytest.fixture
+def with_library(data_config, tmp_path):
+    """The same data with a database-only corpus: all its documents, and one that is in no split."""
+    words = Path(data_config.tokens.corpora["words"].source).read_text()
+    (tmp_path / "library.jsonl").write_text(words + json.dumps({"text": "a book of its own"}) + "\n")
+    library = CorpusConfig(str(tmp_path / "library.jsonl"), database_only=True)
+    tokens = replace(data_config.tokens, corpora=data_config.tokens.corpora | {"library": library})
+    retrieval = RetrievalConfig(chunk_length=8, neighbors=NeighborConfig(num_saved=4, num_searched=16))
+    return DataConfig(str(tmp_path / "prepared"), tokens, retrieval)
+
+
+def test_a_database_only_corpus_is_never_drawn_from_and_takes_no_part_in_a_gpt(
+    make_data, with_library, data_config, tmp_path
+):
+    data, plain = make_data(data=with_library, num_neighbors=2), make_data()
+    gpt = make_data(data=with_library)
+    for each in (data, plain, gpt):
+        each.prepare_data()
+        each.open()
+    assert [{split: [c.name for c in corpora] for split, corpora in each.corpora.items()} for each in (data, gpt)] == [
+        {split: ["words"] for split in ("train", "validation", "test")}
+    ] * 2
+    assert data.fingerprint == gpt.fingerprint == plain.fingerprint
+    numbers = range(40)
+    assert torch.equal(data.training_samples()[numbers].tokens, plain.training_samples()[numbers].tokens)
+    assert (list(data.database_only), gpt.database_only) == (["library"], {})
+    assert len(data.retrievers["train"][0].database.stores) == 2
+
+
+def test_evaluation_documents_in_a_database_only_corpus_are_refused(make_trainer, make_data, with_library, tmp_path):
+    """`prepare` leaves them out; here they are put back."""
+    data = make_data(data=with_library, num_neighbors=2)
+    make_trainer(tmp_path, callbacks=[Evaluation(num_resamples=0)]).test(RetroModule(RETRO), data, verbose=False)
+    assert json.loads((tmp_path / "results.json").read_text())["splits"]["test"]["leakage"]["documents"] == 0
+    (corpus,) = data.corpora["test"]
+    prefix = data.database_only["library"].prefix
+    write_store(prefix, [corpus.store[0].tolist()], 257, ["kept.jsonl:7"])
+    manifest = Manifest.read(prefix.parent, "tokens")
+    replace(manifest, files={name: {} for name in manifest.files}).write(prefix.parent)
+    again = make_data(data=with_library, num_neighbors=2)
+    with pytest.raises(
+        ValueError, match=r"test split: words\.jsonl:\d+ of words \(as kept.jsonl:7 of library\) is among"
+    ):
+        make_trainer(tmp_path, callbacks=[Evaluation()]).test(RetroModule(RETRO), again, verbose=False)
 
 
 @pytest.mark.parametrize("stride", [0, 4, 40])
