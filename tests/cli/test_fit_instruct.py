@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -76,3 +77,27 @@ def test_from_conversations_to_a_model_that_can_be_talked_to(recipe: list[str], 
     capsys.readouterr()
     assert main(["chat", "run/model", "--max_new_tokens", "4", "--temperature", "0"]) == 0
     assert capsys.readouterr().out.endswith("\n")
+
+
+def test_killed_and_started_again_it_is_the_run_that_was_never_killed(recipe: list[str], retrolit_process) -> None:
+    """Bit for bit: losses, validation and what is tuned; the kill comes after the checkpoint of step 4, in step 6."""
+    options = [*recipe, "--data.micro_batch_size", "2", "--trainer.max_steps", "8", "--checkpoints.every", "4"]
+
+    def outcome(folder: str) -> tuple[dict[tuple[int, str], float], dict[str, torch.Tensor]]:
+        rows = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+        losses = {(row["step"], name): row[name] for row in rows for name in ("train/loss", "val/loss") if name in row}
+        return losses, load_model(f"{folder}/model").state_dict()
+
+    assert main([*options, "--trainer.default_root_dir", "whole"]) == 0
+    Path("interrupt.yaml").write_text(
+        "trainer: {callbacks: [{class_path: interruptions.SignalAt, init_args: {step: 6, micro_batch: 1}}]}\n"
+    )
+    assert retrolit_process(*options, "-c", "interrupt.yaml") == -signal.SIGKILL
+    assert not Path("run/model").exists()
+    assert main(options) == 0
+    (losses, weights), (expected, expected_weights) = outcome("run"), outcome("whole")
+    assert losses == expected
+    assert sum(name == "train/loss" for _, name in losses) == 8
+    assert len(set(losses.values())) > 8
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, expected_weights[name]), name
