@@ -46,6 +46,8 @@ def neighbors(
     from retrolit.retrieval import LiveRetriever
     from retrolit.retrieval.stream_chunks import StreamChunks
 
+    if k < 1 or number < 1:
+        raise ValueError(f"k, number: expected at least 1, got {k} and {number}")
     retriever = LiveRetriever(path)
     if text is not None:
         shown = [_live(retriever, text, k)]

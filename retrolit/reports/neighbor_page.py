@@ -72,12 +72,12 @@ def neighbors_html(item: Shown) -> str:
 
 def write_page(path: Path, title: str, shown: list[Shown]) -> None:
     """Writes a page of its own."""
-    body = [f"<h1>{html.escape(title)}</h1>", *map(neighbors_html, shown)]
     page = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>
+<h1>{html.escape(title)}</h1>
 <p>Green: words that the chunk and a neighbor share. Yellow: words of a neighbor's continuation that come next in the
 chunk's own text.</p>
-{chr(10).join(body)}
+{chr(10).join(map(neighbors_html, shown))}
 </html>
 """
     with atomic_write(path) as file:

@@ -118,7 +118,7 @@ def find_truth(vectors: Vectors, queries: NDArray[np.float32] | None, number: in
 
 
 def recall(index: Index, vectors: Vectors, truth: Truth, at: tuple[int, ...] = RECALL_AT) -> list[float]:
-    """recall@k for every k of `at`; queries without a neighbor do not count."""
+    """recall@k for every k of `at`; queries without a neighbor do not count, and 1 where none has any."""
     most = max(at)
     _, ids = index.search(truth.queries, most + 1)
     if truth.itself is not None:
@@ -134,7 +134,7 @@ def recall(index: Index, vectors: Vectors, truth: Truth, at: tuple[int, ...] = R
         exists = truth.similarity[:, :k] > -np.inf
         worst = np.where(exists, truth.similarity[:, :k], np.inf).min(axis=1)[:, None]
         hits = ((found[:, :k] >= worst - SAME) & (ids[:, :k] >= 0)).sum(axis=1)
-        shares.append(float(np.minimum(hits, exists.sum(axis=1)).sum() / max(exists.sum(), 1)))
+        shares.append(float(np.minimum(hits, exists.sum(axis=1)).sum() / exists.sum()) if exists.any() else 1.0)
     return shares
 
 

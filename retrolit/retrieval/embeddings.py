@@ -10,6 +10,7 @@ leaves the blocks before it as they were, and a new database takes them over fro
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from retrolit.storage.blocks import Arrays
+
+logger = logging.getLogger(__name__)
 
 KIND = "embeddings"
 BLOCK_CHUNKS = 8_192
@@ -57,6 +60,7 @@ class Embeddings:
         self.dimension: int = self.manifest.settings["dimension"]
         self._bounds = np.array(self.manifest.sizes["bounds"], dtype=np.int64)  # (blocks + 1,)
         self._maps: dict[int, NDArray[np.float16]] = {}
+        self._checked: set[int] = set()
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
@@ -76,7 +80,13 @@ class Embeddings:
             yield int(start), read_block(block_path(self.folder, number))["vectors"].astype(np.float32)
 
     def rows(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """Vectors (n, dimension) of chunks in any order, from memory-mapped blocks."""
+        """Vectors (n, dimension) of chunks in any order, from memory-mapped blocks.
+
+        Consecutive ones are read to make something of them that stays, so that their blocks are checked, once each.
+
+        Raises:
+            ValueError: there are no such chunks, or a block of consecutive ones is damaged.
+        """
         ids = np.asarray(ids, dtype=np.int64)
         if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
             raise ValueError(
@@ -84,8 +94,12 @@ class Embeddings:
             )
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
         block = np.searchsorted(self._bounds, ids, side="right") - 1
-        for number in np.unique(block):
+        consecutive = len(ids) > 1 and ids[-1] - ids[0] == len(ids) - 1
+        for number in np.unique(block).tolist():
             wanted = block == number
+            if consecutive and number not in self._checked:
+                read_block(block_path(self.folder, number))
+                self._checked.add(number)
             if number not in self._maps:
                 self._maps[number] = map_block(block_path(self.folder, number))["vectors"]
             vectors[wanted] = self._maps[number][ids[wanted] - self._bounds[number]]
@@ -104,20 +118,24 @@ def embed_database(
 ) -> Embeddings | None:
     """Embeds what `folder` lacks and opens it; killed and called again, it goes on where it was.
 
-    Blocks that a folder of `reuse` has of the same chunks and the same embedder are taken from there. With several
-    machines (`share`), nobody waits: rank 0 does its blocks, then what the others have left, and finishes; the others
-    do theirs and get None.
+    Of a finished folder that lacks a block, or has one of another size, every block is checked, and done again where it
+    is damaged. Blocks that a folder of `reuse` has of the same chunks and the same embedder are taken from there. With
+    several machines (`share`), nobody waits: rank 0 does its blocks, then what the others have left, and finishes; the
+    others do theirs and get None.
     """
     folder = Path(folder)
     settings = {"dimension": embedder.dimension, "block_chunks": block_chunks}
     inputs = {"chunks": database.fingerprint, "embedder": embedder.fingerprint}
     if (folder / "manifest.json").exists():
-        finished = Embeddings(folder)
+        manifest = Manifest.read(folder, KIND)
         for name, expected in (settings | inputs).items():
-            got = (finished.manifest.settings | finished.manifest.inputs)[name]
+            got = (manifest.settings | manifest.inputs)[name]
             if got != expected:
                 raise ValueError(f"{folder}: {name}: this run asks for {expected}, the folder was made with {got}")
-        return finished
+        if _is_complete(folder, manifest):
+            return Embeddings(folder)
+        if share.rank == 0:
+            (folder / "manifest.json").unlink()
     spans = list(_spans(database, block_chunks))
     work = _EmbedBlock(database, embedder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,6 +158,16 @@ def embed_database(
     files = {block_path(folder, number).name: {} for number in range(len(spans))}
     Manifest(KIND, settings, inputs, sizes, files).write(folder)
     return Embeddings(folder)
+
+
+def _is_complete(folder: Path, manifest: Manifest) -> bool:
+    """Whether all blocks are there in full length; if not, a warning names the first."""
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            logger.warning("%s is missing or has another size than was written; doing what is damaged again", path)
+            return False
+    return True
 
 
 class _EmbedBlock:

@@ -158,9 +158,10 @@ def prepare_retrieval(
         earlier.index.fingerprint if earlier else None,
     ]
     index_folder = folder / f"index-{fingerprint(settings)[:12]}"
+    not_as_asked = config.index.factory not in (None, plan.factory)
+    if share.rank == 0 and (not_as_asked or not index_folder.exists()):
+        tell(str(plan))
     if not index_folder.exists():
-        if share.rank == 0:
-            tell(str(plan))
         build_index(
             embeddings,
             config.index,

@@ -63,6 +63,8 @@ def test_what_is_not_there_is_said_in_a_line(folder: Path, capsys: pytest.Captur
     assert "expected neighbor tables of the test split, got none" in capsys.readouterr().err
     assert main(["inspect", "neighbors", "prepared", "--chunks", "[8]"]) == 2
     assert "chunks: expected 0 to 7" in capsys.readouterr().err
+    assert main(["inspect", "neighbors", "prepared", "--k", "0"]) == 2
+    assert "k, number: expected at least 1, got 0 and 3" in capsys.readouterr().err
 
 
 def test_the_page_marks_shared_words_and_escapes_everything(tmp_path: Path) -> None:

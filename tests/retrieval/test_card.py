@@ -47,6 +47,11 @@ def test_copies_do_not_look_like_mistakes_nor_itself_like_a_find(rows, tmp_path:
     assert recall(index, alone, truth, (1,)) == [0.0]
 
 
+def test_where_there_is_nothing_to_find_nothing_is_missed(rows, tmp_path: Path) -> None:
+    build_index(rows(np.eye(1, 16, dtype=np.float32)), IndexConfig(), tmp_path / "index")
+    assert set(Card.read(tmp_path / "index").recall.values()) == {1.0}
+
+
 def test_nprobe_is_the_fewest_clusters_that_reach_the_target(rows, tmp_path: Path) -> None:
     vectors = rows(np.random.default_rng(0).standard_normal((3000, 16)))
     chosen = {}

@@ -152,6 +152,25 @@ def test_a_damaged_block_is_named_when_read(database: ChunkDatabase, embedder: L
     block_path(tmp_path / "e", 1).write_bytes(content)
     with pytest.raises(ValueError, match=r"00000001\.block: the block is damaged"):
         list(embeddings.blocks())
+    with pytest.raises(ValueError, match=r"00000001\.block: the block is damaged.*; remove it and run the same"):
+        embeddings.rows(np.arange(10, 30))
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut"])
+def test_a_damaged_block_of_a_finished_folder_is_done_again(
+    damage: str, database: ChunkDatabase, embedder: LexicalEmbedder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    embed_database(database, embedder, tmp_path / "e", block_chunks=20)
+    whole = contents(tmp_path / "e")
+    if damage == "removed":
+        block_path(tmp_path / "e", 1).unlink()
+    else:
+        block_path(tmp_path / "e", 1).write_bytes(whole["00000001.block"][:-5])
+    counting = Counting(embedder)
+    assert embed_database(database, counting, tmp_path / "e", block_chunks=20) is not None
+    assert contents(tmp_path / "e") == whole
+    assert counting.chunks == 20
+    assert "00000001.block is missing or has another size" in caplog.text
 
 
 def test_ids_beyond_the_end_are_refused(database: ChunkDatabase, embedder: LexicalEmbedder, tmp_path: Path) -> None:

@@ -93,6 +93,15 @@ def test_other_settings_make_other_folders_and_share_what_they_can(data: DataCon
     assert contents(Path(data.folder)).items() >= before.items()
 
 
+def test_an_index_other_than_asked_for_is_explained_even_where_it_is_there(data: DataConfig) -> None:
+    prepare(data)
+    told: list[str] = []
+    asked = replace(SMALL, index=IndexConfig("IVF4096,SQ8"))
+    prepare_share(replace(data, retrieval=asked), Share(), tell=told.append)
+    assert len(told) == 1
+    assert "IVF4096,SQ8 needs at least 4,096 vectors to train" in told[0]
+
+
 def test_without_retrieval_nothing_of_it_is_made(data: DataConfig) -> None:
     assert prepare(replace(data, retrieval=None)).retrieval is None
     assert not (Path(data.folder) / "retrieval").exists()
