@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 import traceback
@@ -64,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("RETROLIT_DEBUG") or not _raised_by_retrolit(error):
             raise
         print(f"retrolit {verb}: {error}", file=sys.stderr)
+        if verb == "prepare" and isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            print("What is finished is kept: make space, and the same command goes on from there.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nretrolit {verb}: interrupted; the same command goes on from here", file=sys.stderr)

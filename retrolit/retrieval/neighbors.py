@@ -262,8 +262,8 @@ def _join(folder: Path, work: Path, blocks: int, *, settings: dict, inputs: dict
             for number in range(blocks):
                 block = read_block(block_path(work, number))
                 chunks += len(block["ids"])
-                block["ids"].astype(dtype).tofile(ids)
-                block["distances"].tofile(distances)
+                ids.write(np.ascontiguousarray(block["ids"], dtype=dtype).data)  # tofile hides that a disk is full
+                distances.write(np.ascontiguousarray(block["distances"]).data)
                 counts += block["counts"]
         sizes = {"chunks": chunks, "dtype": dtype.str, **dict(zip(COUNTS, counts.tolist(), strict=True))}
         Manifest(KIND, settings, inputs, sizes, {"ids.bin": {}, "distances.bin": {}}).write(whole)

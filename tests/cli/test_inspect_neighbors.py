@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,21 @@ def test_prepare_makes_neighbors_and_inspect_shows_them(folder: Path, capsys: py
     page = (folder / "page.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "<mark>" in page
+
+
+def test_a_full_disk_ends_preparing_with_what_to_do(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert main(["prepare", "-c", "data.yaml"]) == 2
+    assert "No space left on device: 'prepared/" in (printed := capsys.readouterr().err)
+    assert "make space, and the same command goes on from there" in printed
+    assert not list(folder.rglob("*.partial"))
+    assert main(["prepare", "-c", "data.yaml"]) == 0
 
 
 def test_what_is_not_there_is_said_in_a_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
