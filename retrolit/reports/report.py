@@ -166,7 +166,9 @@ def _split(results: dict[str, Any]) -> list[Block]:
     leaked = results["leakage"]["documents"]
     if leaked:
         named = results["leakage"]["named"][0]
-        blocks.append(Text(f"LEAKAGE: {leaked:,} of these documents are training documents too: {named}"))
+        blocks.append(
+            Text(f"LEAKAGE: {leaked:,} of these documents are in the training documents or the database too: {named}")
+        )
     blocks.append(readings_table(results))
     if "gain" in results:
         blocks += [*control_plots(results), *overlap_plots(results), curve_table(results), token_table(results)]

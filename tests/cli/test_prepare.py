@@ -20,11 +20,11 @@ def data_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
-    (tmp_path / "notes.txt").write_text("\n".join(f"note number {i}\n---" for i in range(60)))
+    (tmp_path / "notes.txt").write_text("\n".join(f"note number {i}\n***" for i in range(60)))
     (tmp_path / "data.yaml").write_text("""
 folder: prepared/notes
 tokens:
-  corpora: {notes: {source: notes.txt, separator: "---"}}
+  corpora: {notes: {source: notes.txt, separator: "***"}}
   tokenizer: {type: bytes}
   splits: {train: 0.8, validation: 0.1, test: 0.1}
 """)
@@ -48,7 +48,7 @@ def test_prepare_tells_what_goes_to_the_database_alone(data_yaml: Path, capsys: 
     lines = [json.dumps({"text": f"note number {i} of the notebook"}) for i in range(60)]
     Path("notes.jsonl").write_text("\n".join(lines))
     text = data_yaml.read_text().replace(
-        '{notes: {source: notes.txt, separator: "---"}}',
+        '{notes: {source: notes.txt, separator: "***"}}',
         "{notes: {source: notes.jsonl}, library: {source: notes.jsonl, database_only: true}}",
     )
     data_yaml.write_text(text)
