@@ -185,7 +185,7 @@ def test_sentencepiece_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch, 
 
 def test_special_tokens_are_added_to_a_bpe_and_to_no_other(sentencepiece_file: Path, bpe: Tokenizer, tmp_path: Path):
     bpe.save(tmp_path / "bpe")
-    added = {"special_tokens": ["<end>"]}
+    added: dict[str, Any] = {"special_tokens": ["<end>"]}
     folder = prepare_given_tokenizer(TokenizerConfig("file", path=str(tmp_path / "bpe"), **added), tmp_path)
     assert load_tokenizer(folder).special_tokens["<end>"] == bpe.vocab_size
     for wanted in (TokenizerConfig("bytes", **added), TokenizerConfig("file", path=str(sentencepiece_file), **added)):
@@ -206,7 +206,7 @@ def changed(bpe: Tokenizer, **parts: Any) -> BPETokenizer:
 
 @pytest.mark.parametrize("kind", ["bpe", "gpt2", "prefix space", "metaspace"])
 def test_what_follows_a_seam_has_the_same_ids_by_itself(kind: str, request: pytest.FixtureRequest) -> None:
-    bpe = request.getfixturevalue("gpt2" if kind == "gpt2" else "bpe")
+    bpe: Any = request.getfixturevalue("gpt2" if kind == "gpt2" else "bpe")
     if kind == "prefix space":
         bpe = changed(bpe, pre_tokenizer=json.loads(bpe._content)["pre_tokenizer"] | {"add_prefix_space": True})
     elif kind == "metaspace":
@@ -219,7 +219,7 @@ def test_what_follows_a_seam_has_the_same_ids_by_itself(kind: str, request: pyte
         assert both == bpe.encode(BEGINNING[:seam]) + bpe.encode(BEGINNING[seam:] + behind)
 
 
-def test_there_is_no_seam_where_tokens_may_join_words(bpe: Tokenizer) -> None:
+def test_there_is_no_seam_where_tokens_may_join_words(bpe: Any) -> None:
     split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": False}
     replaced = {"type": "Replace", "pattern": {"String": " "}, "content": "_"}
     assert changed(bpe, pre_tokenizer=None).seam(BEGINNING) == 0
