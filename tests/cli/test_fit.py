@@ -30,7 +30,7 @@ def fit(recipe):
 def test_a_run_leaves_settings_metrics_checkpoints_samples_and_a_model(fit, metrics, capsys):
     assert fit() == 0
     names = {path.name for path in RUN.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "model", "samples.jsonl"}
+    assert names == {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "model", "samples.jsonl"}
     assert [path.name for path in sorted((RUN / "checkpoints").iterdir())] == [
         "step-00000008.ckpt",
         "step-00000012.ckpt",
@@ -198,7 +198,7 @@ MISTAKES = {
     "--trainer.max_stepz 3": "trainer.max_stepz: there is no such setting; did you mean trainer.max_steps?",
     "--model.optimizer.lrr 3": "model.optimizer.lrr: there is no such setting; did you mean optimizer.lr?",
     "--model.optimizer.lr fast": "model.optimizer.lr: Expected a <class 'float'>. Got value: fast",
-    "--model GPTModul": "model: there is no class GPTModul; the classes are GPTModule, RetroModule",
+    "--model GPTModul": "there is no class GPTModul; the classes are GPTModule, InstructRetroModule, RetroModule",
     "--data PretrainingDate": "data: there is no class PretrainingDate; the classes are ",
     "-c typo.yaml": "trainer.max_stepz: there is no such setting; did you mean trainer.max_steps?",
     "-c nowhere.yaml": "File does not exist",
