@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.machine import describe
 from benchmarks.retro_step import BATCH, DECODER, LENGTH, RETRO, THREADS, VOCABULARY
-from benchmarks.steps import memory_above_model, memory_in_own_process, take_turns
+from benchmarks.steps import memory_above_model, memory_in_own_process, take_turns, training_step
 from retrolit.data.batch import Batch
 from retrolit.training import InstructRetroModule, OptimizerConfig
 from retrolit.training.optimizer import make_optimizer
@@ -38,14 +38,7 @@ def make_step(name: str) -> Callable[[], float]:
     mask = (torch.arange(LENGTH) >= LENGTH // 4).float().expand(BATCH, LENGTH)
     batch = Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), mask)
 
-    def step() -> float:
-        loss = module.loss(batch).mean
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
+    return training_step(lambda: module.loss(batch).mean, optimizer)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from functools import partial
 import torch
 
 from benchmarks.machine import describe
-from benchmarks.steps import memory_above_model, memory_in_own_process, take_turns
+from benchmarks.steps import memory_above_model, memory_in_own_process, take_turns, training_step
 from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
 
 BATCH, LENGTH, VOCABULARY = 4, 512, 8192
@@ -51,14 +51,7 @@ def make_step(name: str) -> Callable[[], float]:
             mask[:, ::2, :, -RETRO.retrieved_length // 4 :] = False
         inputs += [None, torch.randint(0, VOCABULARY, shape), mask]
 
-    def step() -> float:
-        loss = model.loss(*inputs).mean
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
+    return training_step(lambda: model.loss(*inputs).mean, optimizer)
 
 
 def main() -> None:

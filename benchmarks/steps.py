@@ -8,8 +8,24 @@ import sys
 import time
 from collections.abc import Callable
 
+from torch import Tensor
+from torch.optim import Optimizer
+
 Step = Callable[[], float]
 """Trains one step and gives the loss."""
+
+
+def training_step(loss_of: Callable[[], Tensor], optimizer: Optimizer) -> Step:
+    """Forward, backward and the optimizer, on the same batch every time."""
+
+    def step() -> float:
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
 
 
 def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, dict[str, float]]:

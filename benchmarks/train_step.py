@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import describe
-from benchmarks.steps import memory_above_model, memory_in_own_process, take_turns
+from benchmarks.steps import memory_above_model, memory_in_own_process, take_turns, training_step
 from retrolit.models import GPT, GPTConfig
 
 LossOf = Callable[[Tensor, Tensor], Tensor]
@@ -69,14 +69,7 @@ def make_step(name: str) -> Callable[[], float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     tokens, labels = torch.randint(0, VOCABULARY, (2, BATCH, LENGTH))
 
-    def step() -> float:
-        loss = loss_of(tokens, labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
+    return training_step(lambda: loss_of(tokens, labels), optimizer)
 
 
 def main() -> None:
