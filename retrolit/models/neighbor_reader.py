@@ -13,12 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retrolit.models.chunk_grid import ChunkGrid
-from retrolit.models.cross_attention import ChunkMemory, CrossAttention, attend_to_chunks
+from retrolit.models.cross_attention import ChunkMemory, CrossAttention
 from retrolit.models.layer import TransformerLayer
 from retrolit.models.retro_cache import RetroCache
+from retrolit.models.segments import PADDING
 
 if TYPE_CHECKING:
     from retrolit.models.retro import Retro
+
+NOBODY = PADDING - 1
+"""The owner of a chunk in which several texts meet."""
 
 
 class NeighborReader:
@@ -69,14 +73,19 @@ class NeighborReader:
             return x
         first = turn if before is None else self.start
         last = turn if new is None else self.stop
-        found = attend_to_chunks(
+        step, rotation = self.grid.step(self.start), None
+        if self.retro.cross_rotary is not None:
+            # Reader 0 is the chunk's own last token. A neighbor lies beside the chunk with its first tokens and beside
+            # the readers with its continuation, so there reader i is at position M - 1 + i.
+            place = self.grid.chunk_length - 1
+            rotation = self.retro.cross_rotary.span(place, place + step, x.device)
+        found = self.retro.read_chunks(
             attention,
             normed[:, first - self.start : last - self.start],
             memory,
-            step=self.grid.step(self.start),
+            step=step,
             place=self.grid.place(first),
-            rotary=self.retro.cross_rotary,
-            chunk_length=self.grid.chunk_length,
+            rotation=rotation,
         )
         if self.segments is not None:
             found = found.masked_fill(~self.reads_its_own(self.segments)[..., None], 0)
@@ -86,14 +95,19 @@ class NeighborReader:
         return x + F.pad(found, (0, 0, first - self.start, self.stop - last))
 
     def reads_its_own(self, segments: Tensor) -> Tensor:
-        """(B, readers) bool: whether the chunk that a column from the first chunk's end on reads begins in its text.
-
-        A text stands together, so then the whole chunk is the text's.
-        """
-        ends = torch.tensor(list(self.ends), device=segments.device)
-        owners = segments[:, (ends - self.grid.chunk_length).clamp(min=0)]  # (B, S)
+        """(B, readers) bool: whether the chunk that a column from the first chunk's end on reads is its text's alone."""
+        chunks = self.chunks_of(segments)  # (B, S, M)
+        owners = chunks.amax(-1)
+        several = ((chunks >= 0) & (chunks != owners[..., None])).any(-1)
+        owners = owners.masked_fill(several, NOBODY).repeat_interleave(self.grid.chunk_length, dim=1)
         readers = segments[:, self.ends[0] - 1 :]
-        return owners.repeat_interleave(self.grid.chunk_length, dim=1)[:, : readers.shape[1]] == readers
+        return owners[:, : readers.shape[1]] == readers
+
+    def chunks_of(self, segments: Tensor) -> Tensor:
+        """(B, S, M): the segments of every chunk's columns, those of padding before the sequence's beginning."""
+        chunk_length = self.grid.chunk_length
+        known = F.pad(segments, (chunk_length - 1, 0), value=PADDING)
+        return known[:, self.ends[0] - 1 :].unfold(1, chunk_length, chunk_length)
 
     def project(self, attention: CrossAttention, encoded: Tensor) -> ChunkMemory:
         """The keys and values that one layer makes of what was encoded."""
@@ -103,7 +117,7 @@ class NeighborReader:
         if self.retro.cross_rotary is not None:
             cos, sin = self.retro.cross_rotary.span(0, length, encoded.device)
             rotation = (cos.repeat(neighbors, 1), sin.repeat(neighbors, 1))  # the neighbors side by side
-        keys, values = attention.project(encoded.flatten(0, 1), rotation)  # (B S, H, K R, C)
+        keys, values = self.retro.project(attention, encoded.flatten(0, 1), rotation)  # (B S, H, K R, C)
         return ChunkMemory(keys.unflatten(0, (batch, chunks)), values.unflatten(0, (batch, chunks)), self.mask)
 
     def keep(self, number: int, new: ChunkMemory | None) -> None:
@@ -122,6 +136,8 @@ class NeighborReader:
         if padding is not None:  # to the encoder, columns before a row's first token are as those before the sequence
             columns = torch.arange(self.start, self.stop, device=normed.device)
             normed = normed.masked_fill((columns < padding[:, None])[..., None], 0)
+        if self.segments is not None:
+            normed = normed.masked_fill((self.segments < 0)[..., None], 0)
         if self.cache is None or self.cache.context is None:
             known = F.pad(normed, (0, 0, chunk_length - 1, 0))  # (B, M - 1 + T, D)
         else:
@@ -148,6 +164,8 @@ class NeighborReader:
 
     def visible_context(self, padding: Tensor | None, normed: Tensor) -> Tensor | None:
         """(B, S, M) bool: which columns of the chunks hold a token; None where all do."""
+        if self.segments is not None:
+            return self.chunks_of(self.segments) >= 0
         chunk_length = self.grid.chunk_length
         if padding is None and self.ends[0] >= chunk_length:
             return None

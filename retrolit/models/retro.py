@@ -16,6 +16,7 @@ token reads which chunk's neighbors; `neighbor_reader` does it.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,8 @@ class Retro(nn.Module):
         reach = config.retrieved_length + config.chunk_length
         near = replace(decoder, rope_scaling=None, max_position_embeddings=reach)
         self.cross_rotary = RotaryTables(near) if config.cross_rotary else None
+        self.project, self.read_chunks = CrossAttention.project, CrossAttention.read_chunks
+        """The steps of every chunked cross-attention, which `compile_layers` exchanges."""
         self._reset_retrieval()
 
     @classmethod
@@ -122,7 +125,7 @@ class Retro(nn.Module):
     ) -> Loss:  # fmt: skip
         """Cross-entropy of `labels` (B, T), as `GPT.loss`."""
         hidden = self.hidden_states(tokens, neighbor_tokens, neighbor_mask, gate, chunk_length, segments=segments)
-        return masked_loss(hidden, self.decoder.output_weight, labels, loss_mask)
+        return masked_loss(hidden, self.decoder.output_weight, labels, loss_mask, self.decoder.softmax)
 
     def hidden_states(
         self, tokens: Tensor, neighbor_tokens: Tensor | None = None, neighbor_mask: Tensor | None = None,
@@ -132,7 +135,7 @@ class Retro(nn.Module):
         """(B, T) token ids -> (B, T, D) after the final norm.
 
         `segments` (B, T) keeps texts that share a row apart (segments.py): a text reads the neighbors of those chunks
-        alone that begin in it. Raises ValueError where the neighbors do not fit the chunks or `chunk_length` is not the
+        alone that hold nothing of another; padding in front of it is as what comes before a sequence. Raises ValueError where the neighbors do not fit the chunks or `chunk_length` is not the
         cache's.
         """
         if isinstance(cache, RetroCache):
@@ -148,6 +151,14 @@ class Retro(nn.Module):
         neighbors = None if neighbor_tokens is None else (neighbor_tokens, neighbor_mask)
         reader = NeighborReader(self, grid, start, tokens.shape, neighbors, gate=gate, cache=cache, segments=segments)
         return self.decoder.hidden_states(tokens, cache, reader, segments)
+
+    def compile_layers(self, **options: Any) -> None:
+        """Have torch.compile, with these options, compile all layers, what they read of neighbors, and the loss."""
+        self.decoder.compile_layers(**options)
+        self.project = torch.compile(self.project, **options)
+        self.read_chunks = torch.compile(self.read_chunks, **options)
+        for layer in self.encoder.layers:
+            layer.compile(**options)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Fresh weights by the rule of the decoder, which gets those it would get as a GPT alone.

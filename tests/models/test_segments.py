@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
+from retrolit.models import GPT, GPTConfig, Retro, RetroCache, RetroConfig
 from retrolit.models.segments import positions_within, visible_within
 from tests.models.retro_models import DECODER, TINY, VARIANTS, build, random_neighbors, random_tokens
 
@@ -40,10 +40,10 @@ def gradients_of(model: GPT | Retro, loss: Tensor) -> list[Tensor]:
 
 
 def test_the_three_number_example() -> None:
-    segments = torch.tensor([[0, 0, 0, 1, 1, -1]])
-    assert positions_within(segments).tolist() == [[0, 1, 2, 0, 1, 0]]
+    segments = torch.tensor([[0, 0, 0, -1, 1, 1, -1]])
+    assert positions_within(segments).tolist() == [[0, 1, 2, 0, 0, 1, 0]]
     seen = visible_within(segments)[0, 0]
-    assert [row.nonzero().flatten().tolist() for row in seen] == [[0], [0, 1], [0, 1, 2], [3], [3, 4], [5]]
+    assert [row.nonzero().flatten().tolist() for row in seen] == [[0], [0, 1], [0, 1, 2], [3], [4], [4, 5], [3, 6]]
 
 
 @pytest.mark.parametrize("config", GPTS.values(), ids=GPTS.keys())
@@ -106,6 +106,29 @@ def test_neighbors_of_a_chunk_are_read_in_its_own_text_alone() -> None:
             begin = max(0, end - step)
             own = next(place for place in places if place.start <= begin < place.stop)
             assert moved == set(range(end - 1, own.stop)), (lengths, chunk)
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("masked", [False, True])
+def test_padding_in_front_is_as_the_left_padding_of_generation(config: RetroConfig, masked: bool) -> None:
+    """Two texts in a row, each with padding in front, are what a cache gives for each alone with its left padding."""
+    model, step = build(config), config.chunk_length
+    lengths = [2 * step - 1, step + 2]
+    segments = torch.cat([torch.tensor([-1] * (-n % step) + [i] * n) for i, n in enumerate(lengths)])[None]
+    tokens = random_tokens(*segments.shape)
+    neighbors = random_neighbors(config, 1, segments.shape[1])
+    mask = torch.rand(neighbors.shape) < 0.7 if masked else None
+    packed = model.hidden_states(tokens, neighbors, mask, segments=segments)
+    begin = 0
+    for length in lengths:
+        padding = -length % step
+        columns = slice(begin, begin + padding + length)
+        chunks = slice(columns.start // step, columns.stop // step)
+        cache = RetroCache(config, 1, padding + length, padding + length, torch.tensor([padding]))
+        some = None if mask is None else mask[:, chunks]
+        alone = model.hidden_states(tokens[:, columns], neighbors[:, chunks], some, cache=cache)
+        assert torch.allclose(packed[:, begin + padding : columns.stop], alone[:, padding:], atol=1e-5)
+        begin = columns.stop
 
 
 def test_with_gate_0_packed_texts_are_the_decoders() -> None:
