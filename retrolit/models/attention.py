@@ -61,7 +61,7 @@ class SelfAttention(nn.Module):
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             # The kernel's causal triangle starts at the first key: right only for a sequence from its beginning.
-            is_causal=self.causal and mask is None and length > 1,
+            is_causal=self.causal and mask is None and (cache is None or length > 1),
             enable_gqa=self.num_groups != self.num_heads,
         )  # (B, H, T, C)
         return self.output(attended.transpose(1, 2).reshape(batch, length, -1))

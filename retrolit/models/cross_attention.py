@@ -13,7 +13,49 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retrolit.models.config import GPTConfig
-from retrolit.models.rotary import RotaryTables, Rotation, rotate, rotate_parts
+from retrolit.models.rotary import Rotation, rotate, rotate_parts
+
+
+@dataclass
+class ChunkMemory:
+    """What one layer reads of the neighbors of S consecutive chunks."""
+
+    keys: Tensor
+    """(B, S, H, W, C)."""
+
+    values: Tensor
+    """(B, S, H, W, C)."""
+
+    mask: Tensor | None
+    """(B, S, W) bool, True where there is something to read; None where that is everywhere."""
+
+    def last(self) -> ChunkMemory:
+        """The last chunk's part alone, in memory of its own."""
+        mask = None if self.mask is None else self.mask[:, -1:].clone()
+        return ChunkMemory(self.keys[:, -1:].clone(), self.values[:, -1:].clone(), mask)
+
+    def of_rows(self, rows: Tensor) -> ChunkMemory:
+        """The part of these rows of the batch, (kept rows,) int64, in this order."""
+        return ChunkMemory(self.keys[rows], self.values[rows], None if self.mask is None else self.mask[rows])
+
+    def followed_by(self, other: ChunkMemory) -> ChunkMemory:
+        """The chunks of both. Raises ValueError where they do not hold equally much."""
+        mine, theirs = self.keys.shape[3], other.keys.shape[3]
+        if mine != theirs:
+            raise ValueError(
+                f"neighbor_tokens: expected K x R = {mine} tokens for a chunk, as for the one before, got {theirs}"
+            )
+        mask = None
+        if self.mask is not None or other.mask is not None:
+            mask = torch.cat([self._full_mask(), other._full_mask()], dim=1)
+        keys, values = torch.cat([self.keys, other.keys], dim=1), torch.cat([self.values, other.values], dim=1)
+        return ChunkMemory(keys, values, mask)
+
+    def _full_mask(self) -> Tensor:
+        if self.mask is not None:
+            return self.mask
+        batch, chunks, _, width, _ = self.keys.shape
+        return torch.ones(batch, chunks, width, dtype=torch.bool, device=self.keys.device)
 
 
 class CrossAttention(nn.Module):
@@ -61,81 +103,36 @@ class CrossAttention(nn.Module):
         keys, values = self.project(context, context_rotation)
         return self.output(self.attend(queries, keys, values, None if mask is None else mask[:, None, None]))
 
+    def read_chunks(
+        self, x: Tensor, memory: ChunkMemory, *, step: int, place: int, rotation: Rotation | None = None
+    ) -> Tensor:
+        """Chunked cross-attention: every token of x (B, T, D) reads the memory of its chunk, (B, T, D).
 
-@dataclass
-class ChunkMemory:
-    """What one layer reads of the neighbors of S consecutive chunks."""
-
-    keys: Tensor
-    """(B, S, H, W, C)."""
-
-    values: Tensor
-    """(B, S, H, W, C)."""
-
-    mask: Tensor | None
-    """(B, S, W) bool, True where there is something to read; None where that is everywhere."""
-
-    def last(self) -> ChunkMemory:
-        """The last chunk's part alone, in memory of its own."""
-        mask = None if self.mask is None else self.mask[:, -1:].clone()
-        return ChunkMemory(self.keys[:, -1:].clone(), self.values[:, -1:].clone(), mask)
-
-    def of_rows(self, rows: Tensor) -> ChunkMemory:
-        """The part of these rows of the batch, (kept rows,) int64, in this order."""
-        return ChunkMemory(self.keys[rows], self.values[rows], None if self.mask is None else self.mask[rows])
-
-    def followed_by(self, other: ChunkMemory) -> ChunkMemory:
-        """The chunks of both. Raises ValueError where they do not hold equally much."""
-        mine, theirs = self.keys.shape[3], other.keys.shape[3]
-        if mine != theirs:
-            raise ValueError(
-                f"neighbor_tokens: expected K x R = {mine} tokens for a chunk, as for the one before, got {theirs}"
-            )
-        mask = None
-        if self.mask is not None or other.mask is not None:
-            mask = torch.cat([self._full_mask(), other._full_mask()], dim=1)
-        keys, values = torch.cat([self.keys, other.keys], dim=1), torch.cat([self.values, other.values], dim=1)
-        return ChunkMemory(keys, values, mask)
-
-    def _full_mask(self) -> Tensor:
-        if self.mask is not None:
-            return self.mask
-        batch, chunks, _, width, _ = self.keys.shape
-        return torch.ones(batch, chunks, width, dtype=torch.bool, device=self.keys.device)
-
-
-def attend_to_chunks(
-    attention: CrossAttention, x: Tensor, memory: ChunkMemory, *, step: int, place: int, rotary: RotaryTables | None,
-    chunk_length: int,
-) -> Tensor:  # fmt: skip
-    """Chunked cross-attention: every token of x (B, T, D) reads the memory of its chunk, (B, T, D).
-
-    The first token is the one at `place` of the first chunk's readers, of which there are `step`, and its last place is
-    in the last chunk's. Reader 0 is the chunk's own last token, so in the frame of a neighbor, which lies beside the
-    chunk with its first tokens and beside the readers with its continuation, reader i is at position M - 1 + i. A token
-    whose chunk has nothing to read gets exactly zero.
-    """
-    batch, length, _ = x.shape
-    chunks = memory.keys.shape[1]
-    queries = attention.query(x).unflatten(-1, (attention.num_heads, attention.head_dim))  # (B, T, H, C)
-    first, readers = place, length
-    if chunks > 1:  # rows of `step` readers, filled up at both ends
-        queries = F.pad(queries, (0, 0, 0, 0, place, chunks * step - place - length))
-        queries = queries.unflatten(1, (chunks, step)).flatten(0, 1)  # (B S, step, H, C)
-        first, readers = 0, step
-    queries = queries.transpose(1, 2)
-    if rotary is not None:
-        queries = rotate(queries, rotary.span(chunk_length - 1 + first, chunk_length - 1 + first + readers, x.device))
-    mask = readable = None
-    if memory.mask is not None:
-        readable = memory.mask.any(-1)  # (B, S)
-        # Where there is nothing to read, something is read and thrown away: softmax over nothing is not a number.
-        mask = (memory.mask | ~readable[..., None]).flatten(0, 1)[:, None, None]  # (B S, 1, 1, W)
-    found = attention.attend(queries, memory.keys.flatten(0, 1), memory.values.flatten(0, 1), mask)
-    if chunks > 1:
-        found = found.unflatten(0, (batch, chunks)).flatten(1, 2)[:, place : place + length]  # (B, T, H C)
-    found = attention.output(found)
-    if readable is None:
-        return found
-    reads = readable.repeat_interleave(step, dim=1)[:, place : place + length] if chunks > 1 else readable
-    return found.masked_fill(~reads[..., None], 0)
+        The first token is the one at `place` of the first chunk's readers, of which there are `step`, and its last
+        place is in the last chunk's. `rotation` is that of all places, 0 to `step` - 1. A token whose chunk has nothing
+        to read gets exactly zero.
+        """
+        batch, length, _ = x.shape
+        chunks = memory.keys.shape[1]
+        queries = self.query(x).unflatten(-1, (self.num_heads, self.head_dim))  # (B, T, H, C)
+        if chunks > 1:  # rows of `step` readers, filled up at both ends
+            queries = F.pad(queries, (0, 0, 0, 0, place, chunks * step - place - length))
+            queries = queries.unflatten(1, (chunks, step)).flatten(0, 1)  # (B S, step, H, C)
+        elif rotation is not None:
+            rotation = (rotation[0][place : place + length], rotation[1][place : place + length])
+        queries = queries.transpose(1, 2)
+        if rotation is not None:
+            queries = rotate(queries, rotation)
+        mask = readable = None
+        if memory.mask is not None:
+            readable = memory.mask.any(-1)  # (B, S)
+            # Where there is nothing to read, something is read and thrown away: softmax over nothing is not a number.
+            mask = (memory.mask | ~readable[..., None]).flatten(0, 1)[:, None, None]  # (B S, 1, 1, W)
+        found = self.attend(queries, memory.keys.flatten(0, 1), memory.values.flatten(0, 1), mask)
+        if chunks > 1:
+            found = found.unflatten(0, (batch, chunks)).flatten(1, 2)[:, place : place + length]  # (B, T, H C)
+        found = self.output(found)
+        if readable is None:
+            return found
+        reads = readable.repeat_interleave(step, dim=1)[:, place : place + length] if chunks > 1 else readable
+        return found.masked_fill(~reads[..., None], 0)

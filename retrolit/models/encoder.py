@@ -10,11 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from retrolit.models.cache import LayerCache
 from retrolit.models.cross_attention import CrossAttention
-from retrolit.models.layer import TransformerLayer
+from retrolit.models.layer import Cross, TransformerLayer
 from retrolit.models.norms import make_norm
 from retrolit.models.retro_config import RetroConfig
-from retrolit.models.rotary import RotaryTables
+from retrolit.models.rotary import RotaryTables, Rotation
 
 
 class NeighborEncoder(nn.Module):
@@ -26,7 +27,7 @@ class NeighborEncoder(nn.Module):
         narrower = encoder.hidden_size != decoder.hidden_size
         self.normed_residual = config.encoder_residual == "normed"
         self.input = nn.Linear(decoder.hidden_size, encoder.hidden_size, bias=False) if narrower else None
-        self.layers = nn.ModuleList(TransformerLayer(encoder, causal=False) for _ in range(encoder.num_layers))
+        self.layers = nn.ModuleList(EncoderLayer(encoder, causal=False) for _ in range(encoder.num_layers))
         self.layers[0].cross_attention_norm = make_norm(encoder)
         self.layers[0].cross_attention = CrossAttention(encoder, decoder.hidden_size, decoder.attention_dropout)
         self.rotary = RotaryTables(encoder) if config.encoder_rotary else None
@@ -62,6 +63,22 @@ class NeighborEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, rotation, seen, cross=read_chunk)
         return x.view(batch, chunks, neighbors * length, -1)
+
+
+class EncoderLayer(TransformerLayer):
+    """A layer of the encoder. Its forward pass is one of its own because torch.compile keeps what it compiled by the
+    function: taken for calls of one, the decoder's sequences and neighbors would be compiled for lengths of any size."""
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        cross: Cross | None = None,
+    ) -> Tensor:
+        """As a decoder's."""
+        return super().forward(x, rotation, mask, cache, cross)
 
 
 def _something_visible(mask: Tensor) -> Tensor:

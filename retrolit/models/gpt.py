@@ -8,7 +8,7 @@ B batch, T tokens, D width, V vocabulary, H heads, C channels of a head. The pic
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from retrolit.models.cache import KVCache
 from retrolit.models.config import GPTConfig
 from retrolit.models.layer import Cross, TransformerLayer
-from retrolit.models.loss import Loss, masked_loss
+from retrolit.models.loss import Loss, Softmax, masked_loss, softmax_over_logits
 from retrolit.models.norms import make_norm
 from retrolit.models.rotary import RotaryTables
 from retrolit.models.segments import positions_within, visible_within
@@ -32,6 +32,8 @@ class GPT(nn.Module):
         self.config = config
         self.checkpoint_activations = False
         """Keep only each layer's input during training and compute the layer again in the backward pass."""
+        self.softmax: Softmax | None = None
+        """Compiled, what the loss makes of logits; None for the loss's own steps, which are best on CPUs."""
         width = config.hidden_size
         learned, rope = config.position_embedding == "learned", config.position_embedding == "rope"
         self.embedding = nn.Embedding(config.vocab_size, width)
@@ -107,7 +109,19 @@ class GPT(nn.Module):
         texts that share a row apart: see segments.py.
         """
         hidden = self.hidden_states(tokens, segments=segments)
-        return masked_loss(hidden, self.output_weight, labels, loss_mask)
+        return masked_loss(hidden, self.output_weight, labels, loss_mask, self.softmax)
+
+    def compile_layers(self, **options: Any) -> None:
+        """Have torch.compile, with these options, compile each layer and the loss; all layers share what it makes.
+
+        Layers with cross-attention are compiled half by half: between lies what `cross` remembers from layer to layer.
+        """
+        for layer in self.layers:
+            if layer.cross_attention is None:
+                layer.compile(**options)
+            else:
+                layer.compile_halves(**options)
+        self.softmax = torch.compile(softmax_over_logits, dynamic=False, **options)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from retrolit.models.attention import SelfAttention
@@ -27,6 +29,8 @@ class TransformerLayer(nn.Module):
         self.mlp_norm = make_norm(config)
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
+        self.halves = (TransformerLayer.attend, TransformerLayer.transform)
+        """What `compile_halves` exchanges; unbound, so that a copy of the layer runs its own weights."""
 
     def forward(
         self,
@@ -37,11 +41,25 @@ class TransformerLayer(nn.Module):
         cross: Cross | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); rotation, mask and cache are the self-attention's, cross is for Retro's layers."""
-        attended = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
-        if cross is not None and self.cross_attention is not None:
+        attend, transform = self.halves
+        attended = attend(self, x, rotation, mask, cache)
+        if self.cross_attention is not None and cross is not None:
             attended = cross(self, attended)
+        return transform(self, x, attended)
+
+    def attend(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
+        """The first half: x (B, T, D) and what self-attention finds."""
+        return x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
+
+    def transform(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The second half: the MLP's part added to `attended`."""
         source = x if self.parallel_residual else attended
         return attended + self.dropout(self.mlp(self.mlp_norm(source)))
+
+    def compile_halves(self, **options: Any) -> None:
+        """Have torch.compile compile each half by itself: for layers between whose halves Retro's step is taken."""
+        attend, transform = self.halves
+        self.halves = (torch.compile(attend, **options), torch.compile(transform, **options))
 
 
 Cross = Callable[[TransformerLayer, Tensor], Tensor]

@@ -179,7 +179,7 @@ def _final(config: GPTConfig, batch: MicroBatch) -> int:
 def _loss(config: GPTConfig, batch: MicroBatch) -> int:
     """The loss at work: gradients of hidden states and output weight, logits of some rows, lower-precision copies."""
     r, c = RESIDUAL_BYTES[batch.precision], COMPUTE_BYTES[batch.precision]
-    rows = min(rows_per_chunk(config.vocab_size), batch.tokens)
+    rows = min(rows_per_chunk(config.vocab_size, compiled=False), batch.tokens)
     matrix, logits = config.vocab_size * config.hidden_size, rows * config.vocab_size
     size = batch.tokens * config.hidden_size * r + 4 * matrix + 4 * logits
     if c != 4:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retrolit.models.cross_attention import ChunkMemory, CrossAttention, attend_to_chunks
+from retrolit.models.cross_attention import ChunkMemory, CrossAttention
 from retrolit.models.rotary import RotaryTables
 from tests.models.retro_models import DECODER, build, random_tokens
 from tests.models.retro_models import TINY as RETRO
@@ -57,8 +57,9 @@ def test_chunked_cross_attention_is_the_loop_over_tokens(rotary: bool, masked: b
     mask = torch.rand(batch, chunks, neighbors, length) < 0.6 if masked else None
     if mask is not None:
         mask[0, 1] = False
-    tables = RotaryTables(DECODER) if rotary else None
-    cos, sin = RotaryTables(DECODER).span(0, length, torch.device("cpu"))
+    tables, device = RotaryTables(DECODER), torch.device("cpu")
+    places = tables.span(chunk_length - 1, 2 * chunk_length - 1, device) if rotary else None
+    cos, sin = tables.span(0, length, device)
     tiled = (cos.double().repeat(neighbors, 1), sin.double().repeat(neighbors, 1)) if rotary else None
     keys, values = module.project(encoded.flatten(0, 1).flatten(1, 2), tiled)
     memory = ChunkMemory(
@@ -68,9 +69,7 @@ def test_chunked_cross_attention_is_the_loop_over_tokens(rotary: bool, masked: b
     )
     for place, num_tokens in ((0, 12), (0, 9), (3, 6)):
         x = torch.randn(batch, num_tokens, 16, dtype=torch.float64)
-        found = attend_to_chunks(
-            module, x, memory, step=chunk_length, place=place, rotary=tables, chunk_length=chunk_length
-        )
+        found = module.read_chunks(x, memory, step=chunk_length, place=place, rotation=places)
         for row in range(batch):
             for token in range(num_tokens):
                 chunk, reader = divmod(place + token, chunk_length)
