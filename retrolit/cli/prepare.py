@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from retrolit.data.preparation import DataConfig, Prepared, prepare_share
+from retrolit.data.preparation import (
+    DataConfig,
+    InstructionConfig,
+    Prepared,
+    PreparedInstruction,
+    prepare_instruction_share,
+    prepare_share,
+)
 from retrolit.retrieval.card import Card
 from retrolit.retrieval.neighbors import NeighborTable
 from retrolit.retrieval.prepare import PreparedRetrieval, RetrievalConfig
 from retrolit.storage import Manifest
 from retrolit.storage.blocks import Share
+from retrolit.storage.manifest import set_aside_changed
 from retrolit.tokens.config import TokensConfig
 from retrolit.tokens.conversation_config import ConversationsConfig
-from retrolit.tokens.prepare import PreparedTokens
-from retrolit.tokens.prepare_conversations import prepare_conversations
 from retrolit.tokens.progress import visible
 
 
@@ -22,31 +29,38 @@ def prepare(
     tokens: TokensConfig | None = None,
     retrieval: RetrievalConfig | None = None,
     conversations: ConversationsConfig | None = None,
+    check: bool = False,
 ) -> None:
     """Make what a data.yaml describes: a tokenizer and token stores, and for Retro an index and neighbor tables.
 
     For instruction tuning it describes conversations, and stores of these are made.
 
-    What is there already is opened, what was interrupted goes on. Started on several machines with torchrun or srun, it
-    divides the work among them. Usually: retrolit prepare -c data.yaml
+    What is there already is opened, what was interrupted goes on, what is damaged is made again. Started on several
+    machines with torchrun or srun, it divides the work among them. Usually: retrolit prepare -c data.yaml
 
     Args:
         folder: where the artifacts go, e.g. prepared/quickstart.
         tokens: corpora, tokenizer and splits.
         retrieval: chunk database, index and neighbor tables; none are made if not given.
         conversations: in place of tokens: corpora of conversations, chat template, tokenizer and splits.
+        check: first reads all that is finished and compares checksums; without it missing files are noticed, and files
+            of another size.
     """
     if (tokens is None) == (conversations is None) or (retrieval is not None and tokens is None):
         raise ValueError(
             "expected tokens, perhaps with retrieval, or conversations; usually: retrolit prepare -c data.yaml"
         )
     share = Share.from_environment()
+    if check:
+        if share.world > 1:
+            raise ValueError(f"check: expected one process, got {share.world}; check without torchrun or srun first")
+        set_aside_changed(Path(folder))
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
     if conversations is not None:
-        prepared = prepare_conversations(conversations, folder, visible, share=share)
+        prepared = prepare_instruction_share(InstructionConfig(folder, conversations), share, visible)
     else:
         assert tokens is not None
         prepared = prepare_share(DataConfig(folder, tokens, retrieval), share, visible, tell)
@@ -92,12 +106,13 @@ def _report(prepared: Prepared) -> None:
     print("next        retrolit fit -c RECIPE, with a recipe that names this data.yaml")
 
 
-def _report_conversations(prepared: PreparedTokens) -> None:
-    print(f"tokenizer   {prepared.tokenizer_folder}")
-    for name, manifest in prepared.manifests.items():
+def _report_conversations(prepared: PreparedInstruction) -> None:
+    tokens = prepared.tokens
+    print(f"tokenizer   {tokens.tokenizer_folder}")
+    for name, manifest in tokens.manifests.items():
         sizes = manifest.sizes
-        print(f"{name:11} {prepared.folders[name]}")
-        for split, stores in prepared.stores.items():
+        print(f"{name:11} {tokens.folders[name]}")
+        for split, stores in tokens.stores.items():
             counts = sizes[split]
             if name in stores:
                 print(
@@ -111,6 +126,8 @@ def _report_conversations(prepared: PreparedTokens) -> None:
         notes += [f"{count:,} x {kind} left out" for kind, count in sizes["skipped"].items()]
         if notes:
             print(f"  note       {'; '.join(notes)}")
+    if prepared.retrieval is not None:
+        _report_tables(prepared.retrieval.tables)
     print("look        retrolit inspect batch RECIPE, with a recipe that names this data.yaml")
     print("next        retrolit fit -c RECIPE")
 
@@ -119,7 +136,11 @@ def _report_retrieval(retrieval: PreparedRetrieval) -> None:
     print(f"index       {retrieval.index_folder}")
     for line in str(Card.read(retrieval.index_folder)).splitlines():
         print(f"  {line}")
-    for split, tables in retrieval.tables.items():
+    _report_tables(retrieval.tables)
+
+
+def _report_tables(found: dict[str, dict[str, Path]]) -> None:
+    for split, tables in found.items():
         for corpus, folder in tables.items():
             sizes = NeighborTable(folder).manifest.sizes
             each = sizes["kept"] / max(sizes["chunks"], 1)

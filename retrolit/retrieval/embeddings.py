@@ -13,17 +13,28 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from retrolit.retrieval.chunks import ChunkDatabase
 from retrolit.retrieval.embedder import Embedder
-from retrolit.storage import Manifest, atomic_write
-from retrolit.storage.blocks import EVERYTHING, Share, block_path, map_block, read_block, run_blocks
+from retrolit.storage import Damaged, Manifest, atomic_write, lock, sha256_file
+from retrolit.storage.blocks import (
+    EVERYTHING,
+    Share,
+    block_path,
+    is_whole,
+    map_block,
+    read_block,
+    run_blocks,
+    write_block,
+)
+from retrolit.storage.manifest import FILE_NAME as MANIFEST
 from retrolit.tokens.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -48,19 +59,23 @@ class Span(NamedTuple):
 class Embeddings:
     """Finished vectors of `len(embeddings)` chunks, read only when asked for.
 
+    Args:
+        folder: where they are.
+        make: the work that makes a block, to do one again that is damaged; without it a damaged block is refused.
+
     Raises:
         FileNotFoundError: the folder is not there or not finished.
         ValueError: files are missing or have another size.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, make: Callable[[Span], Arrays] | None = None) -> None:
         self.folder = Path(folder)
+        self._make = make
         self.manifest = Manifest.read(folder, KIND)
         self.manifest.verify(folder)
         self.dimension: int = self.manifest.settings["dimension"]
         self._bounds = np.array(self.manifest.sizes["bounds"], dtype=np.int64)  # (blocks + 1,)
         self._maps: dict[int, NDArray[np.float16]] = {}
-        self._checked: set[int] = set()
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
@@ -70,22 +85,12 @@ class Embeddings:
         """Changes with the database, the embedder and any vector."""
         return self.manifest.fingerprint
 
-    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """(id of the first chunk, vectors (n, dimension) float32) for one block after the other.
-
-        Raises:
-            ValueError: a block is damaged.
-        """
-        for number, start in enumerate(self._bounds[:-1]):
-            yield int(start), read_block(block_path(self.folder, number))["vectors"].astype(np.float32)
-
     def rows(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """Vectors (n, dimension) of chunks in any order, from memory-mapped blocks.
-
-        Consecutive ones are read to make something of them that stays, so that their blocks are checked, once each.
+        """Vectors (n, dimension) of chunks in any order, from memory-mapped blocks, each checked before its first use.
 
         Raises:
-            ValueError: there are no such chunks, or a block of consecutive ones is damaged.
+            ValueError: there are no such chunks.
+            Damaged: a block is and cannot be done again, or is other than it was when it is.
         """
         ids = np.asarray(ids, dtype=np.int64)
         if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
@@ -94,16 +99,21 @@ class Embeddings:
             )
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
         block = np.searchsorted(self._bounds, ids, side="right") - 1
-        consecutive = len(ids) > 1 and ids[-1] - ids[0] == len(ids) - 1
         for number in np.unique(block).tolist():
             wanted = block == number
-            if consecutive and number not in self._checked:
-                read_block(block_path(self.folder, number))
-                self._checked.add(number)
             if number not in self._maps:
+                self._check(number)
                 self._maps[number] = map_block(block_path(self.folder, number))["vectors"]
             vectors[wanted] = self._maps[number][ids[wanted] - self._bounds[number]]
         return vectors
+
+    def _check(self, number: int) -> None:
+        """Does a block again if it is damaged. Several processes may do so at once: they write the same bytes."""
+        path = block_path(self.folder, number)
+        if self._make is None:
+            read_block(path)
+        elif not is_whole(path):
+            _make_again(path, Span(*self._bounds[number : number + 2].tolist()), self._make, self.manifest)
 
 
 def embed_database(
@@ -118,27 +128,21 @@ def embed_database(
 ) -> Embeddings | None:
     """Embeds what `folder` lacks and opens it; killed and called again, it goes on where it was.
 
-    Of a finished folder that lacks a block, or has one of another size, every block is checked, and done again where it
-    is damaged. Blocks that a folder of `reuse` has of the same chunks and the same embedder are taken from there. With
-    several machines (`share`), nobody waits: rank 0 does its blocks, then what the others have left, and finishes; the
-    others do theirs and get None.
+    In a finished folder a damaged block is done again: a missing one, or one of another size, at once, any other when
+    its vectors are first read. Blocks that a folder of `reuse` has of the same chunks and the same embedder are taken
+    from there. With several machines (`share`), nobody waits: rank 0 does its blocks, then what the others have left,
+    and finishes; the others do theirs and get None.
     """
     folder = Path(folder)
     settings = {"dimension": embedder.dimension, "block_chunks": block_chunks}
     inputs = {"chunks": database.fingerprint, "embedder": embedder.fingerprint}
-    if (folder / "manifest.json").exists():
-        manifest = Manifest.read(folder, KIND)
-        for name, expected in (settings | inputs).items():
-            got = (manifest.settings | manifest.inputs)[name]
-            if got != expected:
-                raise ValueError(f"{folder}: {name}: this run asks for {expected}, the folder was made with {got}")
-        if _is_complete(folder, manifest):
-            return Embeddings(folder)
-        if share.rank == 0:
-            (folder / "manifest.json").unlink()
     spans = list(_spans(database, block_chunks))
-    work = _EmbedBlock(database, embedder)
+    work = EmbedBlock(database, embedder)
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / MANIFEST).exists():
+        finished = _finished(folder, settings | inputs, spans, work)
+        if finished is not None:
+            return finished
     if share.rank == 0:
         _take_over(folder, spans, work, reuse)
     for part in dict.fromkeys((share, EVERYTHING) if share.rank == 0 else (share,)):
@@ -157,21 +161,55 @@ def embed_database(
     sizes = {"chunks": len(database), "bounds": bounds, "contents": contents}
     files = {block_path(folder, number).name: {} for number in range(len(spans))}
     Manifest(KIND, settings, inputs, sizes, files).write(folder)
-    return Embeddings(folder)
+    return Embeddings(folder, work)
 
 
-def _is_complete(folder: Path, manifest: Manifest) -> bool:
-    """Whether all blocks are there in full length; if not, a warning names the first."""
-    for name, entry in manifest.files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            logger.warning("%s is missing or has another size than was written; doing what is damaged again", path)
-            return False
-    return True
+def _finished(folder: Path, made_with: dict[str, Any], spans: list[Span], work: EmbedBlock) -> Embeddings | None:
+    """Opens a finished folder, its missing and cut blocks done again; None where it has to be finished anew.
+
+    Raises ValueError where it was made with other settings or of other inputs.
+    """
+    with suppress(Damaged):
+        manifest = Manifest.read(folder, KIND)
+        for name, expected in made_with.items():
+            got = (manifest.settings | manifest.inputs)[name]
+            if got != expected:
+                raise ValueError(f"{folder}: {name}: this run asks for {expected}, the folder was made with {got}")
+        return Embeddings(folder, work)
+    with lock(folder.with_name(f".{folder.name}.lock")):  # one process mends, the others then find all whole
+        try:
+            manifest = Manifest.read(folder, KIND)
+            for number, span in enumerate(spans):
+                path = block_path(folder, number)
+                if not path.is_file() or path.stat().st_size != manifest.files[path.name]["bytes"]:
+                    logger.warning("%s is missing or has another size than was written; doing this block again", path)
+                    _make_again(path, span, work, manifest)
+            return Embeddings(folder, work)
+        except FileNotFoundError:  # another process has found it damaged
+            return None
+        except Damaged as error:
+            logger.warning("damaged: %s", error)
+            (folder / MANIFEST).unlink(missing_ok=True)
+            return None
 
 
-class _EmbedBlock:
-    """Work of one block: its vectors, and `content`, which names the chunks and the embedder."""
+def _make_again(path: Path, span: Span, make: Callable[[Span], Arrays], manifest: Manifest) -> None:
+    """Writes a damaged block anew.
+
+    Raises Damaged, and takes the manifest away, where its bytes are not those that were there: then all that was made
+    of the vectors has to be made again.
+    """
+    write_block(path, make(span))
+    if sha256_file(path) != manifest.files[path.name]["sha256"]:
+        (path.parent / MANIFEST).unlink(missing_ok=True)
+        raise Damaged(
+            f"{path}: the block was damaged, and done again it is not what it was (on another processor or GPU?), so "
+            f"index and neighbors have to be made anew: run retrolit prepare again"
+        )
+
+
+class EmbedBlock:
+    """The work that makes a block: its vectors, and `content`, which names the chunks and the embedder."""
 
     def __init__(self, database: ChunkDatabase, embedder: Embedder) -> None:
         self.database, self.embedder = database, embedder
@@ -191,11 +229,15 @@ def _spans(database: ChunkDatabase, block_chunks: int) -> Iterator[Span]:
             yield Span(start, min(start + block_chunks, end))
 
 
-def _take_over(folder: Path, spans: list[Span], work: _EmbedBlock, reuse: Sequence[str | Path]) -> None:
+def _take_over(folder: Path, spans: list[Span], work: EmbedBlock, reuse: Sequence[str | Path]) -> None:
     """Links blocks of other folders into `folder`, or copies them where the file system has no links."""
     known: dict[str, Path] = {}
     for other in reuse:
-        manifest = Manifest.read(other, KIND)
+        try:
+            manifest = Manifest.read(other, KIND)
+        except Damaged as error:
+            logger.warning("damaged: %s; its blocks are not used", error)
+            continue
         if manifest.inputs["embedder"] == work.embedder.fingerprint:
             known |= {key: block_path(Path(other), number) for number, key in enumerate(manifest.sizes["contents"])}
     if not known:

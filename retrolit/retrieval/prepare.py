@@ -10,6 +10,7 @@ A key is made of all settings and inputs that decide what is inside, as in token
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -21,24 +22,30 @@ import numpy as np
 
 from retrolit.retrieval.chunks import ChunkDatabase
 from retrolit.retrieval.earlier_index import EarlierIndex
+from retrolit.retrieval.embedder import KIND as EMBEDDER
 from retrolit.retrieval.embedder import Embedder, load_embedder
-from retrolit.retrieval.embeddings import Embeddings, embed_database
+from retrolit.retrieval.embeddings import EmbedBlock, Embeddings, embed_database
 from retrolit.retrieval.gpu_search import search_on_gpu
+from retrolit.retrieval.index import KIND as INDEX
 from retrolit.retrieval.index import Index
 from retrolit.retrieval.index_build import build_index, index_settings
 from retrolit.retrieval.index_plan import IndexConfig, choose_index
 from retrolit.retrieval.lexical import LexicalEmbedder
+from retrolit.retrieval.neighbors import KIND as NEIGHBORS
 from retrolit.retrieval.neighbors import NeighborConfig, build_neighbors, neighbor_settings
 from retrolit.retrieval.retriever import RETRIEVER_FILE
 from retrolit.retrieval.stream_chunks import StreamChunks
-from retrolit.storage import atomic_folder, fingerprint, lock, write_json
+from retrolit.storage import Damaged, atomic_folder, fingerprint, lock, set_aside_damaged, write_json
 from retrolit.storage.blocks import EVERYTHING, Share
+from retrolit.storage.manifest import FILE_NAME as MANIFEST
 from retrolit.tokens import Tokenizer, TokenStore, load_tokenizer
 from retrolit.tokens.prepare import PreparedTokens
 from retrolit.tokens.progress import Progress, silent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -125,7 +132,7 @@ def prepare_retrieval(
     share: Share = EVERYTHING,
     tell: Callable[[str], None] = lambda line: None,
 ) -> PreparedRetrieval:
-    """Makes what is missing in folder/retrieval and opens the rest; killed and called again, it goes on where it was.
+    """Makes what is missing or damaged in folder/retrieval and opens the rest; killed and called again, it goes on.
 
     Of several machines (`share`) that work on the same folder, each does its share of a stage's blocks and waits until
     rank 0 has finished the stage. `tell` gets a line about the index before it is built.
@@ -148,8 +155,8 @@ def prepare_retrieval(
     reuse = [path.parent for path in folder.glob("embeddings-*/manifest.json") if path.parent != embeddings_folder]
     reuse += [earlier.embeddings] if earlier else []
     embed_database(database, embedder, embeddings_folder, reuse=reuse, progress=progress, share=share)
-    _wait_for(embeddings_folder / "manifest.json", share)
-    embeddings = Embeddings(embeddings_folder)
+    _wait_for(embeddings_folder / MANIFEST, share)
+    embeddings = Embeddings(embeddings_folder, EmbedBlock(database, embedder))
 
     plan = choose_index(len(database), embedder.dimension, config.index)
     settings = [
@@ -158,19 +165,29 @@ def prepare_retrieval(
         earlier.index.fingerprint if earlier else None,
     ]
     index_folder = folder / f"index-{fingerprint(settings)[:12]}"
+    set_aside_damaged(index_folder, INDEX)
     not_as_asked = config.index.factory not in (None, plan.factory)
     if share.rank == 0 and (not_as_asked or not index_folder.exists()):
         tell(str(plan))
     if not index_folder.exists():
-        build_index(
-            embeddings,
-            config.index,
-            index_folder,
-            queries=_held_out(config, tokens, embedder),
-            extends=earlier.index if earlier else None,
-            progress=progress,
-            share=share,
-        )
+        try:
+            build_index(
+                embeddings,
+                config.index,
+                index_folder,
+                queries=_held_out(config, tokens, embedder),
+                extends=earlier.index if earlier else None,
+                progress=progress,
+                share=share,
+            )
+        except Damaged:  # vectors that came out otherwise when they were done again
+            if share.world > 1:  # the other machines know nothing of it
+                raise
+            logger.warning(
+                "%s: a damaged block came out otherwise when it was done again; making an index of it anew",
+                embeddings_folder,
+            )
+            return prepare_retrieval(config, tokens, folder.parent, progress, share=share, tell=tell)
     _wait_for(index_folder, share)
     index = Index(index_folder)
     parts = {"tokenizer": tokens.tokenizer_folder, "embedder": embedder_folder, "embeddings": embeddings_folder}
@@ -183,6 +200,8 @@ def prepare_retrieval(
             corpus: fingerprint([settings, TokenStore(prefix).fingerprint])[:12] for corpus, prefix in prefixes.items()
         }
         tables[split] = {corpus: folder / "neighbors" / f"{corpus}-{split}-{key}" for corpus, key in keys.items()}
+    for table in (table for found in tables.values() for table in found.values()):
+        set_aside_damaged(table, NEIGHBORS)
     if not all(table.exists() for found in tables.values() for table in found.values()):
         search_on_gpu(index, config.neighbors.num_searched, tell if share.rank == 0 else lambda line: None)
     for split, found in tables.items():
@@ -227,6 +246,7 @@ def _prepare_embedder(config: EmbedderConfig, database: ChunkDatabase, tokenizer
     inputs = [asdict(config), tokenizer.fingerprint, database.fingerprint if config.type == "lexical" else None]
     target = folder / f"embedder-{fingerprint(inputs)[:12]}"
     with lock(folder / ".embedder.lock"):  # the first to come fits it, the others wait
+        set_aside_damaged(target, EMBEDDER)
         if not target.exists():
             if config.type == "lexical":
                 embedder = LexicalEmbedder.fit(database, tokenizer, config.dimension)

@@ -2,6 +2,7 @@
 
 from retrolit.storage.blocks import Share, run_blocks
 from retrolit.storage.files import (
+    Damaged,
     atomic_folder,
     atomic_write,
     lock,
@@ -10,9 +11,10 @@ from retrolit.storage.files import (
     sha256_file,
     write_json,
 )
-from retrolit.storage.manifest import Manifest, fingerprint
+from retrolit.storage.manifest import Manifest, fingerprint, set_aside_damaged
 
 __all__ = [
+    "Damaged",
     "Manifest",
     "Share",
     "atomic_folder",
@@ -22,6 +24,7 @@ __all__ = [
     "read_json",
     "rename_folder",
     "run_blocks",
+    "set_aside_damaged",
     "sha256_file",
     "write_json",
 ]

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from retrolit.storage.files import atomic_write
+from retrolit.storage.files import Damaged, atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -133,19 +133,19 @@ def write_block(path: Path, arrays: Arrays) -> None:
 
 
 def read_block(path: Path) -> Arrays:
-    """The arrays of a block. Raises ValueError when it is damaged, FileNotFoundError when it is not there."""
+    """The arrays of a block. Raises Damaged when it is, FileNotFoundError when it is not there."""
     content = memoryview(path.read_bytes())
     start = len(MAGIC) + hashlib.sha256().digest_size
     if content[:start] != MAGIC + hashlib.sha256(content[start:]).digest():
-        raise ValueError(
-            f"{path}: the block is damaged (its checksum differs); remove it and run the same command again"
+        raise Damaged(
+            f"{path}: the block is damaged (its checksum differs); run retrolit prepare again, it makes the block anew"
         )
     with np.load(io.BytesIO(content[start:]), allow_pickle=False) as arrays:
         return dict(arrays)
 
 
 def map_block(path: Path) -> Arrays:
-    """The arrays of a block, memory-mapped and unchecked: for a few rows of many blocks."""
+    """The arrays of a block that was checked before, memory-mapped: for a few rows of many blocks."""
     arrays = {}
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         for entry in archive.infolist():
@@ -167,7 +167,7 @@ def is_whole(path: Path) -> bool:
         read_block(path)
     except FileNotFoundError:
         return False
-    except ValueError:
+    except Damaged:
         logger.warning("%s is damaged; doing this block again", path)
         return False
     return True

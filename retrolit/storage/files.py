@@ -20,6 +20,10 @@ from typing import Any, BinaryIO
 logger = logging.getLogger(__name__)
 
 
+class Damaged(ValueError):
+    """A file is missing, or is not what was written; what makes it can make it again."""
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends.

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from retrolit import __version__
-from retrolit.storage.files import read_json, sha256_file, write_json
+from retrolit.storage.files import Damaged, lock, read_json, rename_folder, sha256_file, write_json
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
-
-# The command that makes an artifact of this kind, for error messages.
-_REBUILD = {
-    "tokenizer": "retrolit prepare -c data.yaml",
-    "tokens": "retrolit prepare -c data.yaml",
-    "model": "retrolit fit or retrolit convert",
-}
 
 
 def fingerprint(obj: Any) -> str:
@@ -72,18 +69,22 @@ class Manifest:
     def read(cls, folder: str | Path, kind: str) -> Manifest:
         """The manifest of a folder of this kind.
 
-        Raises FileNotFoundError when there is none, ValueError when it is of another kind or version, or damaged.
+        Raises FileNotFoundError when there is none, Damaged when it cannot be read, ValueError when it is of another
+        kind or version.
         """
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise FileNotFoundError(
                 f"{folder}: expected a folder of {kind} with a {FILE_NAME}, got none; {_remedy(kind)}"
             )
-        content = read_json(path)
+        try:
+            content = read_json(path)
+        except ValueError as error:
+            raise Damaged(f"{error}; {_remedy(kind)}") from error
         missing = [name for name in ("format_version", "kind", "settings", "inputs", "sizes", "files")
                    if name not in content]  # fmt: skip
         if missing:
-            raise ValueError(f"{path}: lacks {', '.join(missing)}; {_remedy(kind)}")
+            raise Damaged(f"{path}: lacks {', '.join(missing)}; {_remedy(kind)}")
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"{path}: format_version: expected {FORMAT_VERSION}, got {content['format_version']}; {_remedy(kind)}"
@@ -95,19 +96,68 @@ class Manifest:
     def verify(self, folder: str | Path, deep: bool = False) -> None:
         """Compares the files with what was written down: sizes always, checksums when `deep`.
 
-        Raises ValueError that names the first file that is missing or differs.
+        Raises Damaged, which names the first file that is missing or differs.
         """
         for name, entry in self.files.items():
             path = Path(folder) / name
             if not path.is_file():
-                raise ValueError(f"{path}: the file is missing, {FILE_NAME} lists it; {_remedy(self.kind)}")
+                raise Damaged(f"{path}: the file is missing, {FILE_NAME} lists it; {_remedy(self.kind)}")
             if path.stat().st_size != entry["bytes"]:
-                raise ValueError(
+                raise Damaged(
                     f"{path}: expected {entry['bytes']:,} bytes, got {path.stat().st_size:,}; {_remedy(self.kind)}"
                 )
             if deep and sha256_file(path) != entry["sha256"]:
-                raise ValueError(f"{path}: its checksum is not the one in {FILE_NAME}; {_remedy(self.kind)}")
+                raise Damaged(f"{path}: its checksum is not the one in {FILE_NAME}; {_remedy(self.kind)}")
+
+
+def set_aside_damaged(folder: Path, kind: str) -> None:
+    """Renames a finished folder that lacks files, or has files of another size, so that it is made again.
+
+    A warning names the file, and the new name of the folder: .NAME.damaged, in place of one that was there before.
+    Several processes may call this at once. Raises ValueError for a folder of another kind or version.
+    """
+    if _damage(folder, kind) is None:
+        return
+    with lock(folder.with_name(f".{folder.name}.lock")):
+        damage = _damage(folder, kind)  # another process may have set it aside, and even made it again
+        if damage is not None:
+            aside = folder.with_name(f".{folder.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            rename_folder(folder, aside)
+            logger.warning("damaged: %s; doing it again, what was there is now %s", damage, aside)
+
+
+def set_aside_changed(folder: Path) -> None:
+    """Compares the checksums of all finished artifacts under `folder`; a file that differs is renamed to NAME.damaged.
+
+    It is then a missing file, which whoever makes the artifact makes again. A warning names it.
+    """
+    for path in sorted(folder.rglob(FILE_NAME)):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):  # unfinished, or set aside
+            continue
+        try:
+            files = read_json(path)["files"]
+        except (ValueError, KeyError):  # who opens it says so
+            continue
+        for name, entry in files.items():
+            file = path.parent / name
+            if file.is_file() and sha256_file(file) != entry["sha256"]:
+                logger.warning("damaged: %s: its checksum is not the one in %s", file, FILE_NAME)
+                file.replace(file.with_name(f"{name}.damaged"))
+
+
+def _damage(folder: Path, kind: str) -> Exception | None:
+    """What is wrong with a folder, if it is there and something is."""
+    try:
+        if folder.exists():
+            Manifest.read(folder, kind).verify(folder)
+    except (Damaged, FileNotFoundError) as error:
+        return error
+    return None
 
 
 def _remedy(kind: str) -> str:
-    return f"remove the folder and make it again with: {_REBUILD.get(kind, 'retrolit prepare -c data.yaml')}"
+    """What to do, at the end of an error message."""
+    if kind == "model":
+        return "remove the folder and make it again with: retrolit fit or retrolit convert"
+    return "make it again with: retrolit prepare -c data.yaml"

@@ -39,6 +39,11 @@ class OpenCorpus(Generic[Settings, Record]):
     choose: Callable[[Corpus[Record], Settings, Counter[str]], Iterator[Record]]
     """The records of the stream that are whole; what is left out is counted."""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its files can be read."""
+        return not isinstance(self.stream, FileNotFoundError)
+
     def records(self, skipped: Counter[str]) -> Iterator[Record]:
         return self.choose(self._present(), self.config, skipped)
 

@@ -180,6 +180,7 @@ def _make_stores(
     # Rank 0 of several, or one process alone, is the only one to join blocks.
     with lock(folder / ".tokens.lock") if share.rank == 0 else nullcontext():
         for name, job in jobs.items():
+            job.set_aside_damaged()
             if not job.target.exists():
                 job.run(progress, processes or default_processes(), share)
             if job.target.exists():

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from retrolit.storage import Manifest, fingerprint, rename_folder
+from retrolit.storage import Manifest, fingerprint, rename_folder, set_aside_damaged
 from retrolit.storage.blocks import EVERYTHING, Arrays, Share, run_blocks
 from retrolit.tokens.open_corpora import OpenCorpus
 from retrolit.tokens.progress import Progress
@@ -54,6 +54,11 @@ class StoresJob:
         self.target = folder / f"{name}-{key}"
         self._work = folder / f".{name}-{key}.work"
 
+    def set_aside_damaged(self) -> None:
+        """Makes way for damaged stores to be made again, if their corpus is still there."""
+        if self._corpus.is_there:
+            set_aside_damaged(self.target, self._kind)
+
     def run(self, progress: Progress, processes: int, share: Share) -> None:
         """Does this share's blocks and, as rank 0, makes `target`; a rank that has done its share can call it again."""
         skipped = Counter[str]()
@@ -83,7 +88,8 @@ class StoresJob:
     def open(self) -> Manifest:
         """The manifest of the finished stores.
 
-        Raises ValueError when files are damaged, or lack records that were skipped under another `on_error`.
+        Raises ValueError when files are damaged and their corpus is gone, or when they lack records that were skipped
+        under another `on_error`.
         """
         manifest = Manifest.read(self.target, self._kind)
         manifest.verify(self.target)

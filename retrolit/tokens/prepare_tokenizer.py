@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from retrolit.storage import Manifest, atomic_folder, fingerprint
+from retrolit.storage import Manifest, atomic_folder, fingerprint, set_aside_damaged
 from retrolit.tokens.bpe import BPETokenizer, train_bpe
 from retrolit.tokens.config import CorpusConfig, TokenizerConfig, TokensConfig
 from retrolit.tokens.open_corpora import OpenCorpus
@@ -55,8 +55,8 @@ def _prepared(
     # Tokenizers made before there were special tokens keep their names.
     settings |= {"special_tokens": wanted.special_tokens} if wanted.special_tokens else {}
     target = folder / f"tokenizer-{fingerprint([settings, inputs])[:12]}"
+    set_aside_damaged(target, "tokenizer")
     if target.exists():
-        Manifest.read(target, "tokenizer").verify(target)
         return target
     tokenizer = make()
     with atomic_folder(target) as partial:

@@ -75,6 +75,27 @@ def test_other_machines_leave_when_their_share_is_done(
     assert "retrolit fit" in capsys.readouterr().out
 
 
+def test_a_check_reads_what_is_finished_and_makes_the_changed_again(
+    data_yaml: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert main(["prepare", "-c", str(data_yaml)]) == 0
+    train = next(Path("prepared/notes/tokens").glob("*/train.bin"))
+    whole = train.read_bytes()
+    train.write_bytes(whole[:-1] + b"x")
+    assert main(["prepare", "-c", str(data_yaml)]) == 0
+    assert train.read_bytes() != whole
+    assert main(["prepare", "-c", str(data_yaml), "--check", "true"]) == 0
+    assert train.read_bytes() == whole
+    assert "train.bin: its checksum is not the one in manifest.json" in caplog.text
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main(["prepare", "-c", str(data_yaml), "--check", "true"]) == 2
+    assert "check: expected one process, got 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

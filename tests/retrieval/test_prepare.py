@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +16,14 @@ from retrolit.retrieval import (
     EmbedderConfig,
     Index,
     IndexConfig,
+    LexicalEmbedder,
     LiveRetriever,
     NeighborConfig,
     NeighborTable,
     RetrievalConfig,
     embeddings,
 )
+from retrolit.storage import Damaged
 from retrolit.storage.blocks import Share
 from retrolit.tokens.config import CorpusConfig, TokenizerConfig, TokensConfig
 
@@ -45,6 +49,10 @@ def add_library(data: DataConfig, tmp_path: Path, texts: list[str]) -> DataConfi
     (tmp_path / "library.txt").write_text("\n\n".join(texts[20:]))
     library = CorpusConfig(str(tmp_path / "library.txt"), separator="", database_only=True)
     return replace(data, tokens=replace(data.tokens, corpora=data.tokens.corpora | {"library": library}))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -126,6 +134,57 @@ def test_two_processes_give_the_bytes_of_one(data: DataConfig, tmp_path: Path) -
     assert contents(tmp_path / "together") == contents(Path(data.folder))
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_is_damaged_is_made_again(data: DataConfig, world: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A part of everything at once; threads instead of processes, as above."""
+    retrieval = prepare(data).retrieval
+    assert retrieval is not None
+    folder = Path(data.folder)
+    before = contents(folder)
+    shutil.rmtree(retrieval.index_folder)  # so that all vectors are read
+    next(folder.glob("retrieval/embedder-*/*.npz")).unlink()
+    cut(retrieval.tables["train"]["notes"] / "ids.bin")
+    cut(retrieval.tables["validation"]["notes"] / "manifest.json")
+    block = next(folder.glob("retrieval/embeddings-*/*.block"))
+    content = bytearray(block.read_bytes())
+    content[-200] ^= 1
+    block.write_bytes(content)
+    with ThreadPoolExecutor(world) as pool:
+        for done in [pool.submit(prepare_share, data, Share(rank, world)) for rank in range(world)]:
+            assert done.result() is not None
+    after = contents(folder)
+    set_aside = {name for name in after if ".damaged" in name}
+    assert {name.split("/")[-2].split("-")[0] for name in set_aside} == {".embedder", ".notes"}
+    assert {name: content for name, content in after.items() if name not in set_aside} == before
+    assert "00000000.block is damaged" in caplog.text
+    cut(retrieval.index_folder / "shard-0000.faiss")
+    prepare(data)
+    assert contents(folder).items() >= before.items()
+    assert "shard-0000.faiss: expected" in caplog.text
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_vectors_that_come_out_otherwise_make_another_index(
+    data: DataConfig, world: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = prepare(data).retrieval
+    assert first is not None
+    shutil.rmtree(first.index_folder)
+    block = next(Path(data.folder).glob("retrieval/embeddings-*/*.block"))
+    block.write_bytes(block.read_bytes()[:-1] + b"x")
+    right = LexicalEmbedder.embed
+    monkeypatch.setattr(LexicalEmbedder, "embed", lambda self, *chunks: right(self, *chunks) * np.float32(1.01))
+    if world > 1:
+        with pytest.raises(Damaged, match="done again it is not what it was"):
+            prepare_share(data, Share(0, world))
+    second = prepare(data).retrieval
+    assert second is not None
+    assert ("came out otherwise" in caplog.text) is (world == 1)
+    assert second.index_folder != first.index_folder
+    assert second.tables["train"]["notes"] != first.tables["train"]["notes"]
+    Index(second.index_folder)
+
+
 @pytest.mark.parametrize("factory", [None, "IVF16,SQ8"])
 def test_adding_documents_embeds_and_indexes_only_the_new_ones(
     data: DataConfig, tmp_path: Path, texts: list[str], factory: str | None, monkeypatch: pytest.MonkeyPatch
@@ -137,9 +196,9 @@ def test_adding_documents_embeds_and_indexes_only_the_new_ones(
     grown_data = add_corpus(data, tmp_path, texts, replace(retrieval, extends=str(first.index_folder)))
 
     embedded = []
-    embed = embeddings._EmbedBlock.__call__
+    embed = embeddings.EmbedBlock.__call__
     monkeypatch.setattr(
-        embeddings._EmbedBlock, "__call__", lambda self, span: embedded.append(span) or embed(self, span)
+        embeddings.EmbedBlock, "__call__", lambda self, span: embedded.append(span) or embed(self, span)
     )
     grown = prepare(grown_data).retrieval
     assert grown is not None

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from retrolit.storage import Manifest
+from retrolit.storage import Damaged, Manifest
 from retrolit.storage.blocks import Arrays, Share
 from retrolit.tokens import TokenStore, load_tokenizer, prepare_stores
 from retrolit.tokens import prepare as prepare_module
@@ -288,11 +288,21 @@ except OSError as error:
     assert prepared.manifests["owls"].sizes["train"]["documents"] == len(TEXTS)
 
 
-def test_damaged_stores_are_refused(corpus: Path, tmp_path: Path) -> None:
+def test_damaged_stores_are_made_again_as_long_as_their_corpus_is_there(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     prepared = prepare_tokens(config(corpus), tmp_path / "p")
-    with open(prepared.folders["owls"] / "train.bin", "r+b") as file:
-        file.truncate(100)
-    with pytest.raises(ValueError, match=r"train\.bin: expected [\d,]+ bytes, got 100; remove the folder"):
+    stores = prepared.folders["owls"]
+    whole = files(prepared)
+    (stores / "train.bin").write_bytes(whole["train.bin"][:100])
+    (prepared.tokenizer_folder / "retrolit_tokenizer.json").unlink()
+    assert prepare_tokens(config(corpus), tmp_path / "p") == prepared
+    assert files(prepared) == whole
+    assert "train.bin: expected" in caplog.text
+    assert "retrolit_tokenizer.json: the file is missing" in caplog.text
+    (stores / "train.bin").write_bytes(whole["train.bin"][:100])
+    corpus.unlink()
+    with pytest.raises(Damaged, match=r"train\.bin: expected [\d,]+ bytes, got 100; make it again with: retrolit prep"):
         prepare_tokens(config(corpus), tmp_path / "p")
 
 
