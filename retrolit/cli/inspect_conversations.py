@@ -7,6 +7,7 @@ import itertools
 from rich.console import Console
 from rich.text import Text
 
+from retrolit.data import Batch
 from retrolit.tokens import Tokenizer
 from retrolit.training import InstructionData
 
@@ -30,7 +31,9 @@ def show_conversations(data: InstructionData, step: int, number: int, characters
         begin = used = trained = 0
         for place, (store, conversation) in enumerate(places):
             corpus = data.corpora["train"][store]
-            end = begin + samples.num_inputs((store, conversation))
+            start, width = begin, samples.width((store, conversation))
+            begin += samples.shape.padding(corpus.store, conversation)
+            end = begin + corpus.store.num_inputs(conversation)
             mask = batch.loss_mask[row, begin:end].bool().tolist()
             console.print(
                 f"--- {corpus.name}, {corpus.store.source(conversation)}: {len(mask)} tokens from {begin}, "
@@ -42,15 +45,35 @@ def show_conversations(data: InstructionData, step: int, number: int, characters
                 assert set(batch.segments[row, begin:end].tolist()) == {place}
             ids = batch.tokens[row, begin:end].tolist() + batch.labels[row, end - 1 : end].tolist()
             console.print(_coloured(ids, [False, *mask], data.tokenizer)[:characters])
-            if batch.neighbor_tokens is not None and batch.neighbor_mask is not None:
-                chunk = begin // data.chunk_length
-                for ids, kept in zip(batch.neighbor_tokens[row, chunk], batch.neighbor_mask[row, chunk], strict=True):
-                    if kept.any():
-                        text = data.tokenizer.decode(ids[kept].tolist())
-                        console.print(f"neighbor of its chunks: {text}"[:characters], style="magenta", markup=False)
+            if batch.neighbor_tokens is not None:
+                _show_neighbors(data, batch, row, (start, begin, end), characters, console)
             used, trained = used + len(mask), trained + sum(mask)
-            begin += samples.shape.width(len(mask))
+            begin = start + width
         console.print(f"{trained} tokens trained, {used - trained} read only, {length - used} padding", style="cyan")
+
+
+def _show_neighbors(
+    data: InstructionData, batch: Batch, row: int, place: tuple[int, int, int], characters: int, console: Console
+) -> None:
+    """Prints what each chunk of a conversation reads; what several chunks in turn read, as contexts are, once.
+
+    `place`: the column its first chunk begins in, that of its first token, and the one behind its last input.
+    """
+    assert batch.neighbor_tokens is not None
+    assert batch.neighbor_mask is not None
+    start, begin, end = place
+    chunks: list[tuple[list[str], int, int]] = []  # texts of the neighbors, and which tokens of the conversation
+    for column in range(start, end, data.chunk_length):
+        chunk = column // data.chunk_length
+        rows = zip(batch.neighbor_tokens[row, chunk], batch.neighbor_mask[row, chunk], strict=True)
+        texts = [data.tokenizer.decode(ids[kept].tolist()) for ids, kept in rows if kept.any()]
+        first, last = max(column, begin) - begin, min(column + data.chunk_length, end) - begin - 1
+        if chunks and chunks[-1][0] == texts:
+            first = chunks.pop()[1]
+        chunks.append((texts, first, last))
+    for texts, first, last in chunks:
+        for text in texts:
+            console.print(f"neighbor of tokens {first}-{last}: {text}"[:characters], style="magenta", markup=False)
 
 
 def _coloured(ids: list[int], mask: list[bool], tokenizer: Tokenizer) -> Text:

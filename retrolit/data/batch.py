@@ -32,8 +32,8 @@ class Batch:
     """(B, L, K, R) bool: True where `neighbor_tokens` holds a token, False where it holds padding."""
 
     segments: Tensor | None = None
-    """(B, T) int64: which text of a packed sample a token belongs to (0, 1, ...), -1 for padding; None where every
-    sample is one text."""
+    """(B, T) int64: which text of its sample a token belongs to (0, 1, ...), -1 for padding; None where every sample is
+    one text that begins in the first column."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on this device."""

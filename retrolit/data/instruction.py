@@ -8,6 +8,12 @@ belongs to another conversation than its input:
                                                   labels    b c d y z . . .
                                                   segments  0 0 0 1 1 -1 -1 -1
 
+Where neighbors are read, padding goes before a conversation too, so that the end of its last prompt closes a chunk: as
+when a reply is written, it begins with the neighbors of the question's end. For M = 4 and a reply d e behind a b c:
+
+    inputs    . a b c d . . .
+    segments  -1 0 0 0 0 -1 -1 -1
+
 Which conversations a sample holds is a pure function of (seed, global sample number): an endless blend of the stores,
 in each of which every epoch has an order of its own; packing divides the blend into groups and packs each by itself.
 """
@@ -19,10 +25,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from retrolit.data.batch import Batch
 from retrolit.data.order import SeededOrder
+from retrolit.retrieval import ChunkDatabase
+from retrolit.retrieval.conversation_neighbors import ConversationNeighbors
 from retrolit.tokens.blend import Blend
 from retrolit.tokens.prepare_conversations import ConversationStore
 
@@ -44,14 +53,19 @@ class SampleShape:
     """M: an unpacked batch is as long as its longest conversation, filled up to a multiple of it."""
 
     num_neighbors: int = 0
-    """K: contexts of a conversation that each of its chunks has as neighbors."""
+    """K: neighbors of each chunk: the first contexts of its conversation, or what was retrieved where it has none."""
 
     neighbor_length: int = 0
     """R: tokens of a neighbor."""
 
-    def width(self, num_inputs: int) -> int:
-        """Tokens that a conversation takes up: whole chunks where there are neighbors, as no chunk spans two."""
-        return -(-num_inputs // self.chunk_length) * self.chunk_length if self.num_neighbors else num_inputs
+    def padding(self, store: ConversationStore, conversation: int) -> int:
+        """Columns before a conversation's first token."""
+        return int(-store.prompt_lengths[conversation] % self.chunk_length) if self.num_neighbors else 0
+
+    def width(self, store: ConversationStore, conversation: int) -> int:
+        """Columns that a conversation takes up: whole chunks where there are neighbors, as no chunk spans two."""
+        used = self.padding(store, conversation) + store.num_inputs(conversation)
+        return -(-used // self.chunk_length) * self.chunk_length if self.num_neighbors else used
 
 
 class ConversationOrder:
@@ -73,26 +87,28 @@ class InstructionSamples(Dataset[Batch]):
     """Training samples of several stores of conversations, drawn by weight: a list of sample numbers -> Batch.
 
     Args:
-        stores: At least one conversation each, none longer than sequence_length + 1.
+        stores: At least one conversation each, of which none takes up more than sequence_length.
         blend: Of the stores, by conversations.
         shape: Of the samples.
         seed: Of the stores' orders.
         packed: Several conversations to a sample, as many as have room.
+        retrieved: Of each store what was retrieved for its chunks; empty where nothing was.
     """
 
     def __init__(
-        self, stores: Sequence[ConversationStore], blend: Blend, shape: SampleShape, seed: int, packed: bool
-    ) -> None:
+        self, stores: Sequence[ConversationStore], blend: Blend, shape: SampleShape, seed: int, packed: bool,
+        retrieved: Sequence[ConversationNeighbors] = (),
+    ) -> None:  # fmt: skip
         self.stores = stores
+        self.retrieved = retrieved
         self.blend = blend
         self.shape = shape
         self.orders = [ConversationOrder(len(store), seed) for store in stores]
         self.packing = Packing(self, shape.sequence_length) if packed else None
 
     def __getitem__(self, numbers: Sequence[int]) -> Batch:
-        return make_batch(
-            self.stores, [self.places(number) for number in numbers], self.shape, self.packing is not None
-        )
+        rows = [self.places(number) for number in numbers]
+        return make_batch(self.stores, rows, self.shape, self.packing is not None, self.retrieved)
 
     def places(self, number: int) -> list[Place]:
         """The conversations of the sample with this global number."""
@@ -109,10 +125,9 @@ class InstructionSamples(Dataset[Batch]):
         """How many draws of the blend the first samples hold."""
         return num_samples if self.packing is None else self.packing.num_draws(num_samples)
 
-    def num_inputs(self, place: Place) -> int:
-        """Of one conversation."""
-        starts = self.stores[place[0]].document_starts
-        return int(starts[place[1] + 1] - starts[place[1]]) - 1
+    def width(self, place: Place) -> int:
+        """Columns that a conversation takes up."""
+        return self.shape.width(self.stores[place[0]], place[1])
 
 
 class Packing:
@@ -147,9 +162,9 @@ class Packing:
 
     def _pack(self, group: int) -> list[list[int]]:
         if self._group[0] != group:
-            samples, shape = self.samples, self.samples.shape
+            samples = self.samples
             draws = range(group * PACKED_TOGETHER, (group + 1) * PACKED_TOGETHER)
-            widths = {draw: shape.width(samples.num_inputs(samples.place(draw))) for draw in draws}
+            widths = {draw: samples.width(samples.place(draw)) for draw in draws}
             packed: list[list[int]] = []
             room = np.zeros(PACKED_TOGETHER, np.int64)
             for draw in sorted(draws, key=lambda draw: -widths[draw]):
@@ -171,8 +186,11 @@ class InstructionEvaluation(Dataset[Batch]):
     Numbers past the end give samples that are masked whole, so that all devices can be given equally many.
     """
 
-    def __init__(self, stores: Sequence[ConversationStore], shape: SampleShape) -> None:
+    def __init__(
+        self, stores: Sequence[ConversationStore], shape: SampleShape, retrieved: Sequence[ConversationNeighbors] = ()
+    ) -> None:
         self.stores = stores
+        self.retrieved = retrieved
         self.shape = shape
         self.first = np.cumsum([0, *map(len, stores)])
         """Number of each store's first conversation, and at the end the number of all."""
@@ -181,7 +199,8 @@ class InstructionEvaluation(Dataset[Batch]):
         return int(self.first[-1])
 
     def __getitem__(self, numbers: Sequence[int]) -> Batch:
-        return make_batch(self.stores, [self.places(number) for number in numbers], self.shape, packed=False)
+        rows = [self.places(number) for number in numbers]
+        return make_batch(self.stores, rows, self.shape, packed=False, retrieved=self.retrieved)
 
     def places(self, number: int) -> list[Place]:
         """The conversation with this number; none past the end."""
@@ -192,39 +211,72 @@ class InstructionEvaluation(Dataset[Batch]):
 
 
 def make_batch(
-    stores: Sequence[ConversationStore], rows: Sequence[Sequence[Place]], shape: SampleShape, packed: bool
-) -> Batch:
+    stores: Sequence[ConversationStore], rows: Sequence[Sequence[Place]], shape: SampleShape, packed: bool,
+    retrieved: Sequence[ConversationNeighbors] = (),
+) -> Batch:  # fmt: skip
     """The batch of these samples, each a list of conversations.
 
     Packed ones are all sequence_length long; others as long as the longest, filled up to a multiple of chunk_length.
     """
-    longest = 1 if not packed else shape.sequence_length
+    chunk_length, longest = shape.chunk_length, 1 if not packed else shape.sequence_length
     for store, conversation in (place for row in rows for place in row):
-        longest = max(longest, len(stores[store][conversation]) - 1)
-    length = min(-(-longest // shape.chunk_length) * shape.chunk_length, shape.sequence_length)
+        longest = max(longest, shape.width(stores[store], conversation))
+    length = min(-(-longest // chunk_length) * chunk_length, shape.sequence_length)
     tokens, labels = np.zeros((2, len(rows), length), np.int64)
     mask = np.zeros((len(rows), length), np.float32)
     segments = np.full((len(rows), length), -1, np.int64)
-    num_chunks = length // shape.chunk_length
-    grid = (len(rows), num_chunks, shape.num_neighbors, shape.neighbor_length)  # (B, L, K, R)
-    neighbor_tokens, neighbor_mask = np.zeros(grid, np.int64), np.zeros(grid, bool)
+    neighbors = _Neighbors(len(rows), length // chunk_length, shape)
     for row, places in enumerate(rows):
-        begin = 0
+        end = 0
         for number, (store, conversation) in enumerate(places):
+            first = end // chunk_length
             ids = stores[store][conversation]
-            end = begin + len(ids) - 1
-            tokens[row, begin:end], labels[row, begin:end] = ids[:-1], ids[1:]
-            mask[row, begin:end] = stores[store].mask_of(conversation)[1:]
-            segments[row, begin:end] = number
-            chunks = slice(begin // shape.chunk_length, -(-end // shape.chunk_length))
-            for k, neighbor in enumerate(stores[store].neighbors_of(conversation)[: shape.num_neighbors]):
-                cut = neighbor[: shape.neighbor_length]
-                neighbor_tokens[row, chunks, k, : len(cut)] = cut
-                neighbor_mask[row, chunks, k, : len(cut)] = True
-            begin += shape.width(len(ids) - 1)
+            begin = end + shape.padding(stores[store], conversation)
+            columns = slice(begin, begin + len(ids) - 1)
+            tokens[row, columns], labels[row, columns] = ids[:-1], ids[1:]
+            mask[row, columns] = stores[store].mask_of(conversation)[1:]
+            segments[row, columns] = number
+            end += shape.width(stores[store], conversation)
+            if shape.num_neighbors:
+                contexts = [ids for ids in stores[store].neighbors_of(conversation) if len(ids)]
+                chunks = slice(first, end // chunk_length)
+                if contexts:
+                    neighbors.put_contexts(row, chunks, contexts)
+                elif retrieved:
+                    neighbors.put_retrieved(row, chunks, retrieved[store][conversation])
     batch = Batch(torch.from_numpy(tokens), torch.from_numpy(labels), torch.from_numpy(mask))
-    if packed:
+    if packed or shape.num_neighbors:
         batch.segments = torch.from_numpy(segments)
     if shape.num_neighbors:
-        batch.neighbor_tokens, batch.neighbor_mask = torch.from_numpy(neighbor_tokens), torch.from_numpy(neighbor_mask)
+        batch.neighbor_tokens, batch.neighbor_mask = neighbors.read(retrieved[0].database if retrieved else None)
     return batch
+
+
+class _Neighbors:
+    """The neighbors of a batch while it is made: B samples of L chunks."""
+
+    def __init__(self, num_samples: int, num_chunks: int, shape: SampleShape) -> None:
+        grid = (num_samples, num_chunks, shape.num_neighbors)  # (B, L, K)
+        self.shape = shape
+        self.ids = np.full(grid, -1, np.int64)
+        self.contexts = np.zeros((*grid, shape.neighbor_length), np.int64)
+        self.context_mask = np.zeros(self.contexts.shape, bool)
+
+    def put_contexts(self, row: int, chunks: slice, contexts: Sequence[np.ndarray]) -> None:
+        """Every one of the chunks has the first contexts."""
+        for k, ids in enumerate(contexts[: self.shape.num_neighbors]):
+            cut = ids[: self.shape.neighbor_length]
+            self.contexts[row, chunks, k, : len(cut)] = cut
+            self.context_mask[row, chunks, k, : len(cut)] = True
+
+    def put_retrieved(self, row: int, chunks: slice, ids: np.ndarray) -> None:
+        """The chunks have the first of these, (L, num_saved); the last chunk, where it is not full, has none."""
+        self.ids[row, chunks][: len(ids)] = ids[:, : self.shape.num_neighbors]
+
+    def read(self, database: ChunkDatabase | None) -> tuple[Tensor, Tensor]:
+        """Tokens and mask (B, L, K, R); what was retrieved is read from the database."""
+        tokens, mask = self.contexts, self.context_mask
+        if database is not None:
+            found, there = database.neighbor_tokens(self.ids, self.shape.neighbor_length // self.shape.chunk_length)
+            tokens, mask = np.where(there, found, tokens), mask | there
+        return torch.from_numpy(tokens), torch.from_numpy(mask)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from retrolit.retrieval.conversation_neighbors import RetrievedForConversations, retrieve_for_conversations
 from retrolit.retrieval.prepare import PreparedRetrieval, RetrievalConfig, prepare_retrieval
 from retrolit.storage.blocks import EVERYTHING, Share
 from retrolit.tokens.config import TokensConfig
@@ -48,7 +49,7 @@ class InstructionConfig:
     """Where the artifacts go, relative to the current directory, e.g. prepared/instruct."""
 
     conversations: ConversationsConfig
-    """Corpora, template, tokenizer and splits."""
+    """Corpora, template, tokenizer and splits, and where neighbors are retrieved."""
 
 
 @dataclass
@@ -90,8 +91,34 @@ def prepare_share(
     return Prepared(config.folder, tokens, retrieval)
 
 
-def prepare_instruction(config: InstructionConfig, progress: Progress = silent) -> PreparedTokens:
-    """Makes the stores of conversations that are missing, opens the others. Raises ValueError, FileNotFoundError."""
-    prepared = prepare_conversations(config.conversations, config.folder, progress)
+@dataclass
+class PreparedInstruction:
+    """The artifacts of a data.yaml of conversations, whole."""
+
+    tokens: PreparedTokens
+    """The tokenizer and the stores of conversations."""
+
+    retrieval: RetrievedForConversations | None = None
+    """The tables of their neighbors, where the data.yaml asks for them."""
+
+
+def prepare_instruction(config: InstructionConfig, progress: Progress = silent) -> PreparedInstruction:
+    """Makes what is missing of the conversations, in order, opens the rest. Raises ValueError, FileNotFoundError."""
+    prepared = prepare_instruction_share(config, EVERYTHING, progress)
     assert prepared is not None
     return prepared
+
+
+def prepare_instruction_share(
+    config: InstructionConfig, share: Share, progress: Progress = silent
+) -> PreparedInstruction | None:
+    """As `prepare_instruction`, as one of several machines; None and waiting as in `prepare_share`."""
+    kept = config.conversations
+    tokens = prepare_conversations(kept, config.folder, progress, share=share)
+    if kept.retrieval is None:
+        return None if tokens is None else PreparedInstruction(tokens)
+    while tokens is None:  # rank 0 is joining what all have made
+        time.sleep(1)
+        tokens = prepare_conversations(kept, config.folder, share=share)
+    found = retrieve_for_conversations(kept.retrieval, kept.num_saved, tokens, config.folder, progress, share)
+    return PreparedInstruction(tokens, found)

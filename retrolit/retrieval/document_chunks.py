@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class DocumentChunks:
     """The chunks of one store's documents, in place of StreamChunks: `len(chunks)` of them."""
 
+    cut = "documents"
+
     def __init__(self, store: TokenStore, chunk_length: int) -> None:
         self.database = ChunkDatabase([store], chunk_length)
 

@@ -34,6 +34,7 @@ from retrolit.tokens.progress import Progress, silent
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from retrolit.retrieval.conversation_neighbors import ConversationChunks
     from retrolit.retrieval.document_chunks import DocumentChunks
     from retrolit.retrieval.index import Index
     from retrolit.tokens import TokenStore
@@ -151,7 +152,7 @@ def build_neighbors(
     folder: str | Path,
     progress: Progress = silent,
     share: Share = EVERYTHING,
-    chunks: DocumentChunks | None = None,
+    chunks: DocumentChunks | ConversationChunks | None = None,
 ) -> NeighborTable | None:
     """Makes the table of `store`'s stream in `folder`, or opens the one that is there.
 
@@ -184,7 +185,7 @@ def build_neighbors(
         "embedder": embedder.fingerprint,
     }
     dtype = np.dtype("<i4" if len(database) < 2**31 else "<i8")
-    settings = neighbor_settings(config, database.chunk_length) | ({} if chunks is None else {"cut": "documents"})
+    settings = neighbor_settings(config, database.chunk_length) | ({} if chunks is None else {"cut": chunks.cut})
     _join(folder, work, count, settings=settings, inputs=inputs, dtype=dtype)
     return NeighborTable(folder)
 
@@ -199,7 +200,7 @@ class _SearchBlock:
         index: Index,
         embedder: Embedder,
         config: NeighborConfig,
-        chunks: DocumentChunks | None,
+        chunks: DocumentChunks | ConversationChunks | None,
     ) -> None:
         self.chunks = StreamChunks(store, database.chunk_length) if chunks is None else chunks
         self._database, self._index, self._embedder, self._config = database, index, embedder, config

@@ -77,6 +77,13 @@ class ConversationsConfig:
     neighbor_length: int = 128
     """Tokens of such a neighbor; a longer context is cut."""
 
+    retrieval: str | None = None
+    """A prepared folder with an index, in which neighbors are sought for every chunk of a conversation that has no
+    contexts as neighbors; its tokens are those of `tokenizer`."""
+
+    num_saved: int = 20
+    """Retrieved neighbors kept for each chunk."""
+
     splits: dict[str, float] = field(default_factory=lambda: {"train": 0.98, "validation": 0.01, "test": 0.01})
     """Shares of the conversations; which split one falls into is decided by a hash of its first question alone."""
 
@@ -90,6 +97,7 @@ class ConversationsConfig:
             )
         if self.train_on not in ("last", "all"):
             raise ValueError(f"ConversationsConfig.train_on: expected last or all, got {self.train_on!r}")
-        for name, least in (("max_length", 2), ("num_contexts", 0), ("num_neighbors", 0), ("neighbor_length", 1)):
+        for name, least in (("max_length", 2), ("num_contexts", 0), ("num_neighbors", 0), ("neighbor_length", 1),
+                            ("num_saved", 1)):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"ConversationsConfig.{name}: expected at least {least}, got {getattr(self, name)}")

@@ -16,14 +16,14 @@ import os
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retrolit.storage import atomic_write, lock
+from retrolit.storage import Manifest, atomic_write, fingerprint, lock
 from retrolit.storage.blocks import EVERYTHING, Arrays, Share, block_path, read_block
 from retrolit.tokens.chat_template import ChatTemplate, Rendered, load_chat_template
 from retrolit.tokens.config import SPLITS
@@ -41,6 +41,7 @@ from retrolit.tokens.store_writer import StoreWriter
 from retrolit.tokens.tokenize import BATCH_CHARACTERS, cut_texts, group
 from retrolit.tokens.tokenizer import Tokenizer, load_tokenizer
 
+KIND = "conversations"
 NEIGHBORS = "-neighbors"
 
 
@@ -70,7 +71,7 @@ def prepare_conversations(
         jobs[name] = StoresJob(
             name,
             corpus,
-            kind="conversations",
+            kind=KIND,
             settings={
                 **corpus.config.reading,
                 **{name: getattr(config, name) for name in names},
@@ -215,6 +216,25 @@ class ConversationStore(TokenStore):
         """Which ids of a conversation are trained: a read-only view, (length,) uint8."""
         begin, end = self.document_starts[conversation : conversation + 2]
         return self.mask[begin:end]
+
+    @cached_property
+    def prompt_lengths(self) -> np.ndarray:
+        """How many ids of each conversation stand before its last reply: (conversations,) int64."""
+        trained = np.asarray(self.mask, np.bool_)
+        begins = np.flatnonzero(trained & ~np.append(False, trained[:-1]))  # of a reply
+        last = begins[np.searchsorted(begins, self.document_starts[1:]) - 1]
+        return last - self.document_starts[:-1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits over the ids and what is trained of them, from the manifest beside the files."""
+        files = Manifest.read(self.prefix.parent, KIND).files
+        return fingerprint([files[self.prefix.name + suffix]["sha256"] for suffix in (".bin", ".idx", ".mask")])
+
+    def num_inputs(self, conversation: int) -> int:
+        """How many ids of a conversation a model reads: all but the last."""
+        begin, end = self.document_starts[conversation : conversation + 2]
+        return int(end - begin) - 1
 
     def neighbors_of(self, conversation: int) -> list[np.ndarray]:
         """The ids of its neighbors, (length,) each and empty where there are fewer than num_neighbors."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from retrolit.data.instruction import InstructionEvaluation, InstructionSamples, SampleShape
 from retrolit.data.preparation import InstructionConfig, prepare_instruction
+from retrolit.retrieval.conversation_neighbors import ConversationNeighbors, RetrievedForConversations
+from retrolit.storage import fingerprint
 from retrolit.tokens import Blend, load_tokenizer
 from retrolit.tokens.chat_template import ChatTemplate, load_chat_template
+from retrolit.tokens.conversation_config import ConversationsConfig
 from retrolit.tokens.prepare_conversations import ConversationStore
 from retrolit.tokens.progress import visible
 from retrolit.training.training_data import TrainingData
@@ -42,7 +45,8 @@ class InstructionData(TrainingData):
             As much as possible when not given.
         packed: Several short conversations to a sample, none of which sees another.
         chunk_length: Samples are filled up to a multiple of it (M); it divides sequence_length.
-        num_neighbors: Contexts of a conversation that are read as neighbors of each of its chunks (K), for a Retro.
+        num_neighbors: Neighbors that are read for every chunk (K), for a Retro: the conversation's contexts, or what
+            was retrieved for the chunk, as the data.yaml says. With 0 nothing is retrieved.
         num_retrieved_chunks: Length of a neighbor in chunks; a longer context is cut.
         seed: Decides the order of the samples, and with the step all other randomness of training.
         num_workers: Processes that read ahead; 0 reads in the training process, which is quick.
@@ -75,18 +79,19 @@ class InstructionData(TrainingData):
             num_workers=num_workers,
         )
         kept = data.conversations
-        if kept.max_length > sequence_length + 1:
+        if num_neighbors:
+            _check_neighbors(kept, num_neighbors)
+        else:  # a model without neighbors needs no database
+            data = replace(data, conversations=replace(kept, retrieval=None))
+        moved = chunk_length - 1 if num_neighbors else 0
+        if kept.max_length - 1 + moved > sequence_length:
+            why = f", and chunk_length - 1 = {moved} more to have questions end where chunks do" if moved else ""
             raise ValueError(
-                f"data.sequence_length: expected at least {kept.max_length - 1}, one less than the data's "
-                f"conversations.max_length, got {sequence_length}"
-            )
-        if num_neighbors > kept.num_neighbors:
-            raise ValueError(
-                f"data.num_neighbors: expected at most the data's conversations.num_neighbors ({kept.num_neighbors}), "
-                f"got {num_neighbors}"
+                f"data.sequence_length: expected at least {kept.max_length - 1 + moved}, one less than the data's "
+                f"conversations.max_length ({kept.max_length}){why}, got {sequence_length}"
             )
         length = num_retrieved_chunks * chunk_length
-        if num_neighbors and length > kept.neighbor_length:
+        if num_neighbors and kept.num_neighbors and length > kept.neighbor_length:
             raise ValueError(
                 f"data.num_retrieved_chunks: expected neighbors of at most the data's conversations.neighbor_length "
                 f"({kept.neighbor_length}) tokens, got {num_retrieved_chunks} x {chunk_length} = {length}"
@@ -95,14 +100,18 @@ class InstructionData(TrainingData):
         self.packed = packed
         self.corpora: dict[str, list[ConversationCorpus]] = {}
         """Of each split."""
+        self.retrieved: dict[str, list[ConversationNeighbors]] = {}
+        """Of each split, those of each corpus; empty where nothing is retrieved."""
 
     def prepare_data(self) -> None:
-        """Ids and masks, where they are missing; on one process of each machine."""
+        """Ids, masks and neighbors, where they are missing; on one process of each machine."""
         prepare_instruction(self.config, visible)
 
     def open(self) -> None:
-        """Open what is prepared. Raises ValueError where no conversation is in the training split."""
-        prepared = prepare_instruction(self.config)
+        """Open what is prepared. Raises ValueError where no conversation is in the training split, or neighbors are
+        those of chunks of another length."""
+        found = prepare_instruction(self.config)
+        prepared = found.tokens
         self.fingerprint = prepared.fingerprint
         self.tokenizer = load_tokenizer(prepared.tokenizer_folder)
         self.corpora = {
@@ -122,6 +131,8 @@ class InstructionData(TrainingData):
             raise ValueError(
                 "the train split holds no conversation; give it a larger share in the data's conversations.splits"
             )
+        if found.retrieval is not None:
+            self.retrieved = self._open_retrieved(found.retrieval)
 
     @property
     def chat_template(self) -> ChatTemplate:
@@ -165,18 +176,23 @@ class InstructionData(TrainingData):
     def training_samples(self) -> InstructionSamples:
         """The endless training samples, by global number."""
         corpora = self.corpora["train"]
-        blend = Blend(self._weights(corpora), seed=self.seed)
-        return InstructionSamples([corpus.store for corpus in corpora], blend, self.shape, self.seed, self.packed)
+        blend, stores = Blend(self._weights(corpora), seed=self.seed), [corpus.store for corpus in corpora]
+        retrieved = self.retrieved.get("train", [])
+        return InstructionSamples(stores, blend, self.shape, self.seed, self.packed, retrieved)
 
     def evaluation_samples(self, split: str) -> InstructionEvaluation:
         """All conversations of the validation or test split, in order, each a sample."""
-        return InstructionEvaluation([corpus.store for corpus in self.corpora[split]], self.shape)
+        stores = [corpus.store for corpus in self.corpora[split]]
+        return InstructionEvaluation(stores, self.shape, self.retrieved.get(split, []))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must find unchanged."""
-        settings = {"packed": self.packed}
+        settings: dict[str, Any] = {"packed": self.packed}
         if self.num_neighbors:
             settings |= {"num_neighbors": self.num_neighbors, "num_retrieved_chunks": self.num_retrieved_chunks}
+        if self.retrieved:
+            tables = [neighbors.table.manifest.fingerprint for neighbors in self.retrieved["train"]]
+            settings["prepared neighbors"] = fingerprint(tables)
         return super().state_dict() | settings
 
     def accounting(self) -> list[str]:
@@ -195,9 +211,37 @@ class InstructionData(TrainingData):
             lines.append(f"packed: {sum(drawn):,} conversations in {num_samples:,} samples")
         return lines
 
+    def _open_retrieved(self, found: RetrievedForConversations) -> dict[str, list[ConversationNeighbors]]:
+        if found.database.chunk_length != self.chunk_length:
+            raise ValueError(
+                f"data.chunk_length: expected {found.database.chunk_length}, that of {found.index_folder}, in which "
+                f"neighbors are retrieved, got {self.chunk_length}"
+            )
+        return {
+            split: [
+                ConversationNeighbors(
+                    found.tables[split][corpus.name], corpus.store, found.database, self.tokenizer.eod_id
+                )
+                for corpus in corpora
+            ]
+            for split, corpora in self.corpora.items()
+        }
+
     def _weights(self, corpora: list[ConversationCorpus]) -> list[float]:
         # Either all corpora have a weight or none has: ConversationsConfig sees to it.
         return [corpus.weight if corpus.weight is not None else len(corpus.store) for corpus in corpora]
+
+
+def _check_neighbors(kept: ConversationsConfig, number: int) -> None:
+    """Raises ValueError where the data keep fewer neighbors, of one kind or the other."""
+    for name, size, there in (
+        ("num_neighbors", kept.num_neighbors, kept.num_neighbors or kept.retrieval is None),
+        ("num_saved", kept.num_saved, kept.retrieval is not None),
+    ):
+        if there and number > size:
+            raise ValueError(
+                f"data.num_neighbors: expected at most the data's conversations.{name} ({size}), got {number}"
+            )
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:

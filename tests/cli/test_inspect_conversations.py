@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ conversations:
   tokenizer: {{ type: bytes }}
   max_length: {max_length}
   num_neighbors: 1
+"""
+
+INDEX = """
+folder: index
+tokens:
+  corpora:
+    notes: { source: notes.txt, separator: "", split: train }
+  tokenizer: { type: bytes }
+retrieval: { embedder: { dimension: 32 } }
 """
 
 RECIPE = """
@@ -58,5 +68,20 @@ def test_a_batch_shows_borders_and_what_is_trained(recipe: Path, capsys: pytest.
     assert "step 0: samples 0 to 7" in shown
     assert shown.count("--- ") > 8, "conversations share a sample"
     assert "| Every second morning<|endoftext|>|" in shown
-    assert "neighbor of its chunks: title: The lamp, source: The lamp is cleaned every second morning." in shown
+    shown_neighbor = r"neighbor of tokens 0-\d+: title: The lamp, source: The lamp is cleaned every second morning\."
+    assert re.search(shown_neighbor, shown)
     assert " tokens trained, " in shown
+
+
+def test_a_batch_shows_what_was_retrieved_for_each_chunk(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From text to an index, from that and conversations to a table, and what a model reads of it."""
+    Path("notes.txt").write_text("\n\n".join(f"Note {number}: an owl keeps the lamp." for number in range(9)))
+    Path("index.yaml").write_text(INDEX)
+    assert main(["prepare", "-c", "index.yaml"]) == 0
+    Path("data.yaml").write_text(DATA.format(samples=SAMPLES, max_length=641) + "  retrieval: index\n  num_saved: 3\n")
+    assert main(["prepare", "-c", "data.yaml"]) == 0
+    assert "trees train: " in capsys.readouterr().out
+    assert main(["inspect", "batch", str(recipe), "--number", "8"]) == 0
+    shown = capsys.readouterr().out
+    assert "neighbor of tokens 0-" in shown
+    assert re.search(r"openassistant.*\n(.*\n)*neighbor of tokens 0-\d+: Note \d: an owl keeps the lamp\.", shown)
