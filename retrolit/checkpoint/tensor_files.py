@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -35,6 +36,10 @@ class TensorFolder(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._files[name].get_tensor(name)
+
+    def slice_of(self, name: str) -> Any:
+        """The tensor unread: `get_shape()`, and what it is indexed with slices is what is read."""
+        return self._files[name].get_slice(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

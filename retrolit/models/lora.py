@@ -10,7 +10,7 @@ name W always had.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -62,10 +62,18 @@ class LoRALinear(nn.Linear):
             frozen.requires_grad = False
         like = {"device": weight.device, "dtype": weight.dtype}
         self.lora_down = nn.Parameter(torch.empty(config.rank, linear.in_features, **like))
-        self.lora_up = nn.Parameter(torch.zeros(linear.out_features, config.rank, **like))
-        self.register_buffer("lora_scale", torch.tensor(config.alpha / config.rank, **like))
+        self.lora_up = nn.Parameter(torch.empty(linear.out_features, config.rank, **like))
+        self.register_buffer("lora_scale", torch.empty((), **like))
+        self.config = config
         self.lora_dropout = nn.Dropout(config.dropout)
-        nn.init.kaiming_uniform_(self.lora_down, a=math.sqrt(5))
+        self.reset_adapter()
+
+    @torch.no_grad()
+    def reset_adapter(self, generator: torch.Generator | None = None) -> None:
+        """A fresh adapter, that adds nothing yet."""
+        nn.init.kaiming_uniform_(self.lora_down, a=math.sqrt(5), generator=generator)
+        self.lora_up.zero_()
+        self.lora_scale.fill_(self.config.alpha / self.config.rank)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -93,14 +101,29 @@ def add_lora(model: nn.Module, config: LoRAConfig) -> None:
         setattr(parent, name, LoRALinear(part, config))
 
 
-def merge_lora(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without adapters: each weight with its own added, in the weight's dtype; others as they are."""
-    merged = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
-    for name in tensors:
+def merge_lora(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A state dict without adapters: each weight with its own added, in the weight's dtype; others as they are.
+
+    A tensor is read, and added to, when it is asked for.
+    """
+    return _Merged(tensors)
+
+
+class _Merged(Mapping[str, Tensor]):
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._names = [name for name in tensors if ".lora_" not in name]
+
+    def __getitem__(self, name: str) -> Tensor:
+        weight = self._tensors[name]
         layer, dot, kind = name.rpartition(".")
-        if kind == "lora_up":
-            down, scale = (tensors[f"{layer}{dot}{part}"] for part in ("lora_down", "lora_scale"))
-            added = scale.float() * (tensors[name].float() @ down.float())
-            weight = merged[f"{layer}.weight"]
-            merged[f"{layer}.weight"] = (weight.float() + added).to(weight.dtype)
-    return merged
+        if kind != "weight" or f"{layer}{dot}lora_up" not in self._tensors:
+            return weight
+        up, down, scale = (self._tensors[f"{layer}{dot}lora_{part}"].float() for part in ("up", "down", "scale"))
+        return (weight.float() + scale * (up @ down)).to(weight.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

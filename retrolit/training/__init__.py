@@ -14,6 +14,7 @@ from retrolit.training.pretraining_data import PretrainingData
 from retrolit.training.progress import progress
 from retrolit.training.retro_module import RetroModule
 from retrolit.training.schedule import ScheduleConfig
+from retrolit.training.strategies import ShardedStrategy
 from retrolit.training.text_samples import TextSamples
 from retrolit.training.training_data import TrainingData
 
@@ -30,6 +31,7 @@ __all__ = [
     "PretrainingData",
     "RetroModule",
     "ScheduleConfig",
+    "ShardedStrategy",
     "TextSamples",
     "TokenLosses",
     "TrainingData",

@@ -68,31 +68,20 @@ class InstructRetroModule(LanguageModule):
             )
 
     def build(self) -> GPT | Retro:
-        """The model with random weights; what gate 0 leaves alone is frozen."""
-        if isinstance(self.config, GPTConfig):
-            return GPT(self.config)
-        retro = Retro(self.config)
-        if not self.gate:
-            for name, weight in retro.named_parameters():
+        """The model; what gate 0 leaves alone is frozen, and with adapters all but these."""
+        model = GPT(self.config) if isinstance(self.config, GPTConfig) else Retro(self.config)
+        if isinstance(model, Retro) and not self.gate:
+            for name, weight in model.named_parameters():
                 weight.requires_grad = not (name.startswith("encoder.") or "cross_attention" in name)
-        return retro
-
-    def configure_model(self) -> None:
-        """Build the model and take its first weights; then put adapters beside them, where they are asked for."""
-        if self.model is not None:
-            return
-        super().configure_model()
         if self.lora is not None:
-            assert self.model is not None
-            add_lora(self.model, self.lora)
+            add_lora(model, self.lora)
+        return model
 
     def loss(self, batch: Batch) -> Loss:
         """Loss of the replies, with the batch's neighbors when the gate is 1."""
-        segments = batch.segments
-        if isinstance(self.model, Retro) and self.gate:
-            neighbors = (batch.neighbor_tokens, batch.neighbor_mask)
-            return self.model.loss(batch.tokens, batch.labels, batch.loss_mask, *neighbors, segments=segments)
-        return self.decoder.loss(batch.tokens, batch.labels, batch.loss_mask, segments)
+        assert self.model is not None
+        neighbors = (batch.neighbor_tokens, batch.neighbor_mask) if self.gate else ()
+        return self.model.loss(batch.tokens, batch.labels, batch.loss_mask, *neighbors, segments=batch.segments)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum over the micro-batch's trained tokens, divided by how many they would be if all tokens were trained.

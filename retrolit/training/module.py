@@ -5,25 +5,29 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from retrolit.checkpoint import load_model
-from retrolit.checkpoint.model_types import decoder_of
+from retrolit.checkpoint.model_folder import open_model
+from retrolit.checkpoint.model_types import decoder_of, empty_model
+from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.data.batch import Batch
 from retrolit.evaluation.loss_totals import LossTotals
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
-from retrolit.models.layer import TransformerLayer
 from retrolit.training.clipping import clip_gradients
+from retrolit.training.first_weights import Stored, fill
 from retrolit.training.loggers import log_row
 from retrolit.training.optimizer import OptimizerConfig, make_optimizer
 from retrolit.training.schedule import ScheduleConfig, learning_rate
 from retrolit.training.settings import differences, refuse_changes
+from retrolit.training.strategies import ShardedStrategy
 from retrolit.training.training_data import TrainingData
 
 WITHOUT_WEIGHTS = ("attention_dropout", "hidden_dropout", "init_std", "encoder_attention_dropout",
@@ -88,7 +92,7 @@ class LanguageModule(L.LightningModule, ABC):
 
     @abstractmethod
     def build(self) -> GPT | Retro:
-        """A new model, as it is when no `init_from` says otherwise."""
+        """A new model, what is not trained frozen; on the meta device, as the device of the moment."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
@@ -114,17 +118,50 @@ class LanguageModule(L.LightningModule, ABC):
             )
 
     def configure_model(self) -> None:
-        """Build the model where it will live: on each device, sharded or not, as the strategy says."""
+        """Build the model where it will live, sharded or not, as the strategy says; no process holds more than that.
+
+        The first weights follow from the seed last given to torch alone: see first_weights.py.
+        """
         if self.model is not None:
             return
-        self.model = self.build()
+        given = self.given_weights() if self.starts_fresh else {}
+        with torch.device("meta"):
+            self.model, whole = self.build(), self.build()
         self.model.checkpoint_activations = self.checkpoint_activations
-        if self.init_from is not None and self.starts_fresh:
-            self._load_initial_weights(self.init_from)
+        device, seed = torch.device("cpu"), torch.initial_seed()
+        if self._trainer is not None:
+            strategy = self._trainer.strategy
+            seed = strategy.broadcast(seed)
+            if isinstance(strategy, ShardedStrategy):
+                device = strategy.share_out(self.model)
+            elif not isinstance(strategy, FSDPStrategy):  # which takes its part of each layer from the CPU
+                device = strategy.root_device
+        self.model.to_empty(device=device)
+        if self.starts_fresh:
+            fill(self.model, whole, given, seed)
         if self.compile_layers:
-            for part in self.model.modules():
-                if isinstance(part, TransformerLayer):
-                    part.compile()
+            self.model.compile_layers()
+
+    def given_weights(self) -> dict[str, Stored]:
+        """The weights that the run does not begin with at random, by name.
+
+        Raises FileNotFoundError or ValueError where they are not there, or those of another model.
+        """
+        if self.init_from is None:
+            return {}
+        path = Path(self.init_from)
+        config, tensors = open_model(path)
+        if type(config) is not type(self.config):
+            raise ValueError(f"model.init_from: {path} holds a {_kind_of(config)}, expected a {_kind_of(self.config)}")
+        told = [
+            f"{name} is {theirs} there and {ours} here"
+            for name, theirs, ours in differences("", asdict(config), asdict(self.config))
+            if name.rpartition(".")[2] not in WITHOUT_WEIGHTS
+        ]
+        if told:
+            raise ValueError(f"model.init_from: {path} is another model than model.config: {'; '.join(told)}")
+        refuse_other_names(empty_model(config).state_dict(), tensors, path)
+        return {name: Stored(tensors, name, path) for name in tensors}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean token loss of one micro-batch."""
@@ -187,7 +224,7 @@ class LanguageModule(L.LightningModule, ABC):
             self.data.seed,
             self.trainer.global_step,
             batch_idx % self.trainer.accumulate_grad_batches,
-            self.global_rank,
+            self.data.place[0],
         )
         seed = int(np.random.SeedSequence(place).generate_state(1)[0])
         random.seed(seed)
@@ -254,18 +291,6 @@ class LanguageModule(L.LightningModule, ABC):
         log_row(self.trainer, row)
         self.log_dict(row, logger=False, sync_dist=True)
 
-    def _load_initial_weights(self, path: str) -> None:
-        source = load_model(path)
-        assert self.model is not None
-        if type(source) is not type(self.model):
-            raise ValueError(
-                f"model.init_from: {path} holds a {type(source).__name__}, expected a {type(self.model).__name__}"
-            )
-        told = [
-            f"{name} is {theirs} there and {ours} here"
-            for name, theirs, ours in differences("", asdict(source.config), asdict(self.config))
-            if name.rpartition(".")[2] not in WITHOUT_WEIGHTS
-        ]
-        if told:
-            raise ValueError(f"model.init_from: {path} is another model than model.config: {'; '.join(told)}")
-        self.model.load_state_dict(source.state_dict())
+
+def _kind_of(config: GPTConfig | RetroConfig) -> str:
+    return "Retro" if isinstance(config, RetroConfig) else "GPT"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +11,14 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from retrolit.checkpoint import load_model
+from retrolit.checkpoint.model_folder import open_model
+from retrolit.checkpoint.model_types import DECODER, empty_model
+from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.data.batch import Batch
 from retrolit.evaluation.loss_totals import LossTotals
 from retrolit.evaluation.retrieval_gain import RetrievalTotals
-from retrolit.models import GPT, Loss, Retro, RetroConfig
+from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
+from retrolit.training.first_weights import Stored
 from retrolit.training.module import WITHOUT_WEIGHTS, LanguageModule
 from retrolit.training.pretraining_data import streams
 from retrolit.training.training_data import TrainingData
@@ -70,18 +74,30 @@ class RetroModule(LanguageModule):
         check_neighbors(self.config, streams(self.data), stage)
 
     def build(self) -> Retro:
-        """A Retro around the GPT to fit it to, or with random weights."""
-        if self.retrofit_from is None or self.init_from is not None or not self.starts_fresh:
-            retro = Retro(self.config)
-        else:
-            gpt, decoder = _load_gpt(self.retrofit_from), self.config.decoder
-            gpt.config = replace(gpt.config, **{name: getattr(decoder, name) for name in WITHOUT_WEIGHTS
-                                                if hasattr(decoder, name)})  # fmt: skip
-            retro = Retro.from_gpt(gpt, self.config)
+        """A Retro; with `train` new its decoder is frozen."""
+        retro = Retro(self.config)
         if self.trained == "new":
             for name, parameter in retro.decoder.named_parameters():
                 parameter.requires_grad = "cross_attention" in name
         return retro
+
+    def given_weights(self) -> dict[str, Stored]:
+        """Those of the GPT to fit the Retro to, unless the run begins with a Retro's."""
+        if self.retrofit_from is None or self.init_from is not None:
+            return super().given_weights()
+        path = Path(self.retrofit_from)
+        config, tensors = open_model(path)
+        _refuse_retro(config, path)
+        ours, theirs = asdict(self.config.decoder), asdict(config)
+        told = "; ".join(
+            f"{name} {ours[name]}, of the GPT {theirs[name]}"
+            for name in ours
+            if ours[name] != theirs[name] and name not in WITHOUT_WEIGHTS
+        )
+        if told:
+            raise ValueError(f"model.config.decoder: expected the config of the GPT in {path}, got {told}")
+        refuse_other_names(empty_model(config).state_dict(), tensors, path)
+        return {DECODER + name: Stored(tensors, name, path) for name in tensors}
 
     def configure_model(self) -> None:
         """Build the model, and have the parts that are not trained compute as in evaluation from the first step."""
@@ -191,9 +207,14 @@ class _Source:
 
 def _load_gpt(path: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
     gpt = load_model(path, device, dtype)
-    if not isinstance(gpt, GPT):
+    _refuse_retro(gpt.config, Path(path))
+    assert isinstance(gpt, GPT)
+    return gpt
+
+
+def _refuse_retro(config: GPTConfig | RetroConfig, path: Path) -> None:
+    if isinstance(config, RetroConfig):
         raise ValueError(
-            f"model.retrofit_from: expected a GPT's model folder, {path} holds a {type(gpt).__name__}; "
+            f"model.retrofit_from: expected a GPT's model folder, {path} holds a Retro; "
             "to go on from its weights, name it in model.init_from"
         )
-    return gpt

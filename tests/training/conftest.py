@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from retrolit.data import DataConfig
-from retrolit.models import GPTConfig
+from retrolit.models import GPT, GPTConfig, Retro
 from retrolit.tokens.config import CorpusConfig, TokenizerConfig, TokensConfig
 from retrolit.training import (
     AtomicCheckpointIO,
@@ -24,6 +24,7 @@ from retrolit.training import (
     ScheduleConfig,
     TrainingMetrics,
 )
+from retrolit.training.first_weights import draw
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +52,19 @@ def make_data(data_config) -> Callable[..., PretrainingData]:
         return PretrainingData(**({"data": data_config} | settings | changes))
 
     return make
+
+
+@pytest.fixture
+def drawn() -> Callable[[GPT | Retro], GPT | Retro]:
+    """Gives a model the weights that a run begins with after torch.manual_seed(5)."""
+
+    def fill(model: GPT | Retro) -> GPT | Retro:
+        with torch.no_grad():
+            for name, part in model.named_modules():
+                draw(name, part, model, seed=5)
+        return model
+
+    return fill
 
 
 @pytest.fixture

@@ -31,13 +31,13 @@ def _close(one, other, rel=1e-5):
         assert other[step] == pytest.approx(loss, rel=rel), step
 
 
-def test_the_logged_loss_is_that_of_a_plain_training_loop(fit, make_module, make_data):
+def test_the_logged_loss_is_that_of_a_plain_training_loop(fit, make_module, make_data, drawn):
     """AdamW, warmup, clipping and accumulation, written down once more with nothing of ours but model and samples."""
     losses = fit(max_steps=4)
     data = make_data()
     data.setup("inspect")
     samples, module = data.training_samples(), make_module()
-    model = GPT(module.config)
+    model = drawn(GPT(module.config))
     optimizer = torch.optim.AdamW(
         [
             {"params": [w for w in model.parameters() if w.ndim >= 2], "weight_decay": 0.1},

@@ -75,12 +75,12 @@ def _first_batch(make_retro_data):
     return data.training_samples()[range(8)]
 
 
-def test_the_logged_loss_is_that_of_a_plain_training_loop(fit, make_retro, make_retro_data):
+def test_the_logged_loss_is_that_of_a_plain_training_loop(fit, make_retro, make_retro_data, drawn):
     """AdamW, warmup, clipping and accumulation, written down once more with nothing of ours but model and samples."""
     losses = fit(max_steps=4)
     data, module = make_retro_data(), make_retro()
     data.setup("inspect")
-    samples, model = data.training_samples(), Retro(module.config)
+    samples, model = data.training_samples(), drawn(Retro(module.config))
     decay = [{"params": [w for w in model.parameters() if (w.ndim >= 2) == m], "weight_decay": 0.1 * m} for m in (1, 0)]
     optimizer = torch.optim.AdamW(decay, betas=(0.9, 0.95))
     for step in range(4):
@@ -269,7 +269,10 @@ def test_models_of_another_kind_are_refused(fit, make_trainer, make_module, make
     with pytest.raises(ValueError, match=r"model.retrofit_from: expected a GPT's .*holds a Retro; to go on from"):
         fit(module=make_retro(retrofit_from=str(tmp_path / "retro")))
     wider = replace(RETRO, decoder=replace(DECODER, hidden_size=32))
-    with pytest.raises(ValueError, match=r"RetroConfig.decoder: expected the config of the GPT, got hidden_size 32"):
+    with pytest.raises(
+        ValueError,
+        match=r"model.config.decoder: expected the config of the GPT in .*, got hidden_size 32, of the GPT 16",
+    ):
         fit(module=make_retro(wider, retrofit_from=str(gpt)))
     with pytest.raises(ValueError, match=r"model.train: expected all or new, got 'some'"):
         make_retro(train="some")
