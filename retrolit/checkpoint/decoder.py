@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retrolit.checkpoint.model_folder import chat_template_of, open_model, write_model_folder
+from retrolit.checkpoint.model_folder import chat_template_of, is_checkpoint, open_model, write_model_folder
 from retrolit.checkpoint.model_types import without_retrieval
 from retrolit.models import RetroConfig
 from retrolit.tokens import load_tokenizer
@@ -21,7 +21,7 @@ def extract_decoder(source: Path, destination: Path) -> list[str]:
     decoder, kept = without_retrieval(config, tensors)
     notes = [f"left out {len(tensors) - len(kept)} tensors of encoder and cross-attention"]
     tokenizer = template = None
-    if source.is_dir():
+    if not is_checkpoint(source):
         try:
             tokenizer, template = load_tokenizer(source), chat_template_of(source)
         except FileNotFoundError:

@@ -41,6 +41,8 @@ from retrolit.tokens.chat_template import TEMPLATE_FILE, ChatTemplate, load_chat
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 LIGHTNING_PREFIX = "model."
+SHARDED_FILE = ".metadata"
+"""Lies in a sharded training checkpoint, and in no model folder; see sharded_files.py, which is imported for one."""
 
 
 def save_model(
@@ -51,15 +53,25 @@ def save_model(
     A model folder of this name is replaced; anything else that lies there raises FileExistsError. The decoder of a
     Retro is saved as the plain GPT it is without the Retro, and adapters (LoRA) as part of the weights they belong to.
     """
-    folder = Path(folder)
-    state = merge_lora(model.state_dict())
-    tensors = ((name, state[name]) for name in tensor_shapes(model.config))
+    save_weights(model.config, model.state_dict(), Path(folder), tokenizer, chat_template)
+
+
+def save_weights(
+    config: Config,
+    weights: Mapping[str, Tensor],
+    folder: Path,
+    tokenizer: Tokenizer | None = None,
+    chat_template: ChatTemplate | None = None,
+) -> None:
+    """As `save_model`, of the weights of a model, each asked for when it is written."""
+    state = merge_lora(weights)
+    tensors = ((name, state[name]) for name in tensor_shapes(config))
     if not _is_model_folder(folder):
-        return write_model_folder(folder, model.config, tensors, tokenizer, chat_template)
+        return write_model_folder(folder, config, tensors, tokenizer, chat_template)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    write_model_folder(fresh, model.config, tensors, tokenizer, chat_template)
+    write_model_folder(fresh, config, tensors, tokenizer, chat_template)
     os.rename(folder, old)
     os.rename(fresh, folder)
     shutil.rmtree(old)
@@ -129,7 +141,14 @@ def open_model(path: Path) -> tuple[Config, Mapping[str, Tensor]]:
     """Config and tensors of a model folder or a Lightning checkpoint, the tensors read when they are asked for."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such model folder or checkpoint")
-    return _open_folder(path) if path.is_dir() else _open_lightning(path)
+    if is_checkpoint(path):
+        return _open_lightning(path)
+    return _open_folder(path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether this is a training checkpoint, one file or sharded, and no model folder."""
+    return path.is_file() or (path / SHARDED_FILE).is_file()
 
 
 def _open_folder(folder: Path) -> tuple[Config, Mapping[str, Tensor]]:
@@ -150,19 +169,33 @@ def _open_folder(folder: Path) -> tuple[Config, Mapping[str, Tensor]]:
 
 
 def _open_lightning(path: Path) -> tuple[Config, Mapping[str, Tensor]]:
+    checkpoint, weights = _read_file(path) if path.is_file() else _read_sharded(path)
+    if not isinstance(checkpoint, dict) or "retrolit" not in checkpoint:
+        raise ValueError(f"{path}: expected a checkpoint of retrolit's training, got another torch file")
+    return _config(checkpoint["retrolit"], path), merge_lora(weights)
+
+
+def _read_file(path: Path) -> tuple[Any, Mapping[str, Tensor]]:
+    """What a checkpoint of one file holds, and its model's tensors."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).split("\n", 1)[0]
         raise ValueError(f"{path}: damaged, or not a checkpoint of retrolit's training ({reason})") from error
-    if not isinstance(checkpoint, dict) or "retrolit" not in checkpoint:
-        raise ValueError(f"{path}: expected a checkpoint of retrolit's training, got another torch file")
-    tensors = {
+    state = checkpoint.get("state_dict", {}) if isinstance(checkpoint, dict) else {}
+    return checkpoint, {
         name.removeprefix(LIGHTNING_PREFIX): tensor
-        for name, tensor in checkpoint["state_dict"].items()
+        for name, tensor in state.items()
         if name.startswith(LIGHTNING_PREFIX)
     }
-    return _config(checkpoint["retrolit"], path), merge_lora(tensors)
+
+
+def _read_sharded(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+    """As `_read_file`, of a folder."""
+    from retrolit.checkpoint.sharded_files import WEIGHTS, ShardedCheckpoint  # takes as long as the rest of a start
+
+    checkpoint = ShardedCheckpoint(path)
+    return checkpoint.rest(), checkpoint.part(WEIGHTS + LIGHTNING_PREFIX)
 
 
 def _config(content: dict[str, Any], where: Path) -> Config:

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from retrolit.checkpoint.model_folder import open_model
-from retrolit.cli.load_generator import load_generator
+from retrolit.cli.load_generator import load_generator, open_writer
 from retrolit.evaluation.predictions import RESULTS
+from retrolit.evaluation.results_file import weights_fingerprint
 from retrolit.evaluation.score_names import PUBLISHED, SOURCE, in_order, score_name
 from retrolit.evaluation.task import find_file, load_task, task_names
 from retrolit.evaluation.task_run import Asking, ContextsFrom, Writer, run_task
@@ -24,7 +25,7 @@ from retrolit.models import RetroConfig
 from retrolit.retrieval import LiveRetriever
 from retrolit.retrieval.index import KIND
 from retrolit.retrieval.retriever import find_index
-from retrolit.storage import Manifest, Share, read_json, sha256_file, write_json
+from retrolit.storage import Manifest, Share, read_json, write_json
 from retrolit.tokens import load_tokenizer
 from retrolit.tokens.chat_template import load_chat_template
 
@@ -38,6 +39,8 @@ def evaluate(
     template: str = "instructretro",
     contexts: ContextsFrom = "given",
     num_contexts: int | None = None,
+    encoder_contexts: int = 0,
+    whole_prompt: bool = False,
     limit: int | None = None,
     max_new_tokens: int = 256,
     batch_size: int = 16,
@@ -66,6 +69,10 @@ def evaluate(
             .yaml file, or a Hugging Face tokenizer's folder.
         contexts: passages in the prompt: given with the data, retrieved for the question by --retriever, or none.
         num_contexts: how many of them; as the task has it when not given.
+        encoder_contexts: how many of them a Retro's encoder reads, beside the prompt and in place of neighbors; the
+            paper's 48B reads 2.
+        whole_prompt: the encoder reads them beside the whole prompt, as the paper's; otherwise beside each chunk, as a
+            Retro tuned here with gate 1.
         limit: ask only so many questions of each task, drawn from all over its file.
         max_new_tokens: the most tokens of an answer; half of the model's length where that is less.
         batch_size: how many questions are asked together.
@@ -82,17 +89,23 @@ def evaluate(
     if contexts == "retrieved" and retriever is None:
         raise ValueError("contexts: to retrieve them expected an index, got none; name it with --retriever FOLDER")
     config, _ = open_model(Path(model))
-    reads = isinstance(config, RetroConfig) and retriever is not None and gate != 0
+    if encoder_contexts and (not isinstance(config, RetroConfig) or gate == 0):
+        got = "gate 0" if isinstance(config, RetroConfig) else "a GPT"
+        raise ValueError(f"encoder_contexts: expected a Retro and a gate that is not 0, got {got}; leave them out")
+    reads = isinstance(config, RetroConfig) and retriever is not None and gate != 0 and not encoder_contexts
 
     @cache
     def open_generator() -> Generator:
+        if encoder_contexts:
+            alone = open_writer(model, tokenizer=tokenizer, device=device, dtype=dtype)
+            return Generator(alone.model, alone.tokenizer)
         return load_generator(
             model, tokenizer, device, dtype, retriever if reads else None, gate=gate, num_neighbors=num_neighbors,
             retrieval_stride=retrieval_stride, exclude=exclude,
         )  # fmt: skip
 
     settings: dict[str, Any] = {
-        "model": _fingerprint(Path(model)), "dtype": dtype, "tokenizer": load_tokenizer(tokenizer or model).fingerprint
+        "model": weights_fingerprint(model), "dtype": dtype, "tokenizer": load_tokenizer(tokenizer or model).fingerprint
     }  # fmt: skip
     if reads:
         settings |= {"gate": gate, "num_neighbors": num_neighbors, "retrieval_stride": retrieval_stride,
@@ -100,7 +113,10 @@ def evaluate(
     if retriever is not None and (reads or contexts == "retrieved"):
         settings["index"] = Manifest.read(find_index(retriever), KIND).fingerprint
     writer = Writer(open_generator, settings, None if retriever is None else cache(lambda: LiveRetriever(retriever)))
-    asking = Asking(load_chat_template(template), contexts, num_contexts, max_new_tokens, limit, batch_size)
+    asking = Asking(
+        load_chat_template(template), contexts, num_contexts, max_new_tokens, encoder_contexts, whole_prompt, gate,
+        limit, batch_size,
+    )  # fmt: skip
     share = Share.from_environment()
     complete = True
     with warnings.catch_warnings():
@@ -137,10 +153,6 @@ def _files(tasks: Sequence[str] | None, data: str) -> dict[str, Path]:
 def _place(name: str) -> int:
     """Where a task stands in the paper's tables; others behind."""
     return task_names().index(name) if name in task_names() else len(task_names())
-
-
-def _fingerprint(model: Path) -> str:
-    return Manifest.read(model, "model").fingerprint if model.is_dir() else sha256_file(model)
 
 
 def _tell(line: str) -> None:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Table
 
-from retrolit.checkpoint import save_model
+from retrolit.checkpoint.model_folder import is_checkpoint
 from retrolit.cli.show_results import show_results
 from retrolit.cli.trainer_parser import CommandLineMistake, TrainerParser
 from retrolit.storage import atomic_write, write_json
@@ -35,6 +35,7 @@ from retrolit.training import (
     progress,
 )
 from retrolit.training.checkpoints import FOLDER
+from retrolit.training.finished_model import save_trained_model
 from retrolit.training.predictions import FOLDER as TOKEN_LOSSES
 from retrolit.training.progress import Opening
 from retrolit.training.surroundings import FILE_NAME as RUN_FILE
@@ -160,7 +161,7 @@ class TrainerCLI(LightningCLI):
         self, verb: Callable[..., Any], model: LanguageModule, ckpt_path: str | None, kwargs: dict[str, Any]
     ) -> None:
         weights = Path(ckpt_path) if ckpt_path else self._weights_of_the_run()
-        if weights.is_dir():
+        if weights.is_dir() and not is_checkpoint(weights):
             model.init_from, checkpoint = str(weights), None
         else:
             model.starts_fresh, checkpoint = False, weights
@@ -219,16 +220,13 @@ class RunFolder(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the model folder, unless this run was finished before."""
         assert isinstance(pl_module, LanguageModule)
-        assert pl_module.model is not None
         model_folder = self.folder / MODEL_FOLDER
-        if not trainer.is_global_zero:
-            return
-        if self.trained or not model_folder.is_dir():
-            data = pl_module.data
-            save_model(pl_module.model, model_folder, data.tokenizer, data.chat_template)
-            print(f"wrote {model_folder}")
-        else:
-            print(f"{self.folder}: finished, {trainer.global_step} steps; the model is in {model_folder}")
+        wanted = trainer.strategy.broadcast(self.trained or not model_folder.is_dir())
+        if wanted:
+            save_trained_model(trainer, pl_module, model_folder)
+        if trainer.is_global_zero:
+            finished = f"{self.folder}: finished, {trainer.global_step} steps; the model is in {model_folder}"
+            print(f"wrote {model_folder}" if wanted else finished)
 
 
 def _as_list(value: Any) -> list[Any]:

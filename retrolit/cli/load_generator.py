@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from retrolit.checkpoint import load_model
+from retrolit.checkpoint.model_folder import is_checkpoint
 from retrolit.checkpoint.model_types import Model
 from retrolit.generation import Generator, SamplingConfig
 from retrolit.models import Retro
@@ -69,7 +70,7 @@ def open_writer(
         exclude: leave out neighbors with this text in their source, as --show_neighbors shows it; may be repeated.
     """
     drawn = SamplingConfig(**sampling)
-    if tokenizer is None and Path(model).is_file():
+    if tokenizer is None and is_checkpoint(Path(model)):
         raise ValueError(f"{model}: a checkpoint has no tokenizer; name the one it was trained with: --tokenizer PATH")
     network = load_model(model, device=_device(device), dtype=getattr(torch, dtype))
     settings = {"gate": gate, "num_neighbors": num_neighbors, "retrieval_stride": retrieval_stride}
