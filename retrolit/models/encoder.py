@@ -66,8 +66,8 @@ class NeighborEncoder(nn.Module):
 
 
 class EncoderLayer(TransformerLayer):
-    """A layer of the encoder. Its forward pass is one of its own because torch.compile keeps what it compiled by the
-    function: taken for calls of one, the decoder's sequences and neighbors would be compiled for lengths of any size."""
+    """A layer of the encoder. It has a forward pass of its own because torch.compile keeps what it compiled by the
+    function, and would take sequences and neighbors for one that is called with all lengths."""
 
     def forward(
         self,

@@ -18,7 +18,14 @@ from torch.utils.checkpoint import checkpoint
 from retrolit.models.cache import KVCache
 from retrolit.models.config import GPTConfig
 from retrolit.models.layer import Cross, TransformerLayer
-from retrolit.models.loss import Loss, Softmax, masked_loss, softmax_over_logits
+from retrolit.models.loss import (
+    CrossEntropy,
+    Loss,
+    Softmax,
+    chunked_cross_entropy,
+    masked_loss,
+    softmax_over_logits,
+)
 from retrolit.models.norms import make_norm
 from retrolit.models.rotary import RotaryTables
 from retrolit.models.segments import positions_within, visible_within
@@ -34,6 +41,8 @@ class GPT(nn.Module):
         """Keep only each layer's input during training and compute the layer again in the backward pass."""
         self.softmax: Softmax | None = None
         """Compiled, what the loss makes of logits; None for the loss's own steps, which are best on CPUs."""
+        self.cross_entropy: CrossEntropy = chunked_cross_entropy
+        """Exchanged where devices share the vocabulary."""
         width = config.hidden_size
         learned, rope = config.position_embedding == "learned", config.position_embedding == "rope"
         self.embedding = nn.Embedding(config.vocab_size, width)
@@ -109,7 +118,7 @@ class GPT(nn.Module):
         texts that share a row apart: see segments.py.
         """
         hidden = self.hidden_states(tokens, segments=segments)
-        return masked_loss(hidden, self.output_weight, labels, loss_mask, self.softmax)
+        return masked_loss(hidden, self.output_weight, labels, loss_mask, self.softmax, self.cross_entropy)
 
     def compile_layers(self, **options: Any) -> None:
         """Have torch.compile, with these options, compile each layer and the loss; all layers share what it makes.
@@ -117,6 +126,7 @@ class GPT(nn.Module):
         Layers with cross-attention are compiled half by half: between lies what `cross` remembers from layer to layer.
         """
         for layer in self.layers:
+            assert isinstance(layer, TransformerLayer)
             if layer.cross_attention is None:
                 layer.compile(**options)
             else:
