@@ -31,6 +31,10 @@ Softmax = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 """`softmax_over_logits`, or what torch.compile made of it."""
 
 
+CrossEntropy = Callable[[Tensor, Tensor, Tensor, Tensor, Softmax | None], tuple[Tensor, Tensor]]
+"""`chunked_cross_entropy`, or what stands in for it where devices share the vocabulary."""
+
+
 def chunked_cross_entropy(
     hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, softmax: Softmax | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -47,14 +51,15 @@ def chunked_cross_entropy(
 
 
 def masked_loss(
-    hidden: Tensor, weight: Tensor, labels: Tensor, loss_mask: Tensor | None = None, softmax: Softmax | None = None
-) -> Loss:
+    hidden: Tensor, weight: Tensor, labels: Tensor, loss_mask: Tensor | None = None, softmax: Softmax | None = None,
+    cross_entropy: CrossEntropy = chunked_cross_entropy,
+) -> Loss:  # fmt: skip
     """The `Loss` of hidden states (B, T, D) and output weight (V, D) for labels (B, T); see `GPT.loss` for the mask."""
     if loss_mask is None:
         weights = torch.full(labels.shape, 1 / labels.numel(), device=labels.device)
     else:
         weights = loss_mask.float() / loss_mask.sum().clamp(min=torch.finfo(torch.float32).tiny)
-    mean, losses = chunked_cross_entropy(hidden.flatten(0, 1), weight, labels.flatten(), weights.flatten(), softmax)
+    mean, losses = cross_entropy(hidden.flatten(0, 1), weight, labels.flatten(), weights.flatten(), softmax)
     return Loss(mean=mean, tokens=losses.view_as(labels).float())
 
 

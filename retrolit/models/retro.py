@@ -125,7 +125,8 @@ class Retro(nn.Module):
     ) -> Loss:  # fmt: skip
         """Cross-entropy of `labels` (B, T), as `GPT.loss`."""
         hidden = self.hidden_states(tokens, neighbor_tokens, neighbor_mask, gate, chunk_length, segments=segments)
-        return masked_loss(hidden, self.decoder.output_weight, labels, loss_mask, self.decoder.softmax)
+        decoder = self.decoder
+        return masked_loss(hidden, decoder.output_weight, labels, loss_mask, decoder.softmax, decoder.cross_entropy)
 
     def hidden_states(
         self, tokens: Tensor, neighbor_tokens: Tensor | None = None, neighbor_mask: Tensor | None = None,

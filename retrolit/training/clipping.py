@@ -6,28 +6,37 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scale the gradients in place so that their joint norm is at most `max_norm`; gives the norm before.
+    """Scale the gradients in place so that their joint norm is at most `max_norm`; gives the norm before, in float32.
 
-    None only measures. Sharded gradients are grouped by their mesh of devices, since torch cannot put the norms of
-    different meshes, or of plain and sharded tensors, together by itself.
+    None only measures. Of sharded gradients each process measures its own parts. They are grouped by the axes of their
+    mesh of devices over which the squares have to be added up, which torch does not do by itself for gradients of
+    several meshes, or for plain and sharded ones together.
     """
-    groups: dict[object, list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[dist.ProcessGroup, ...], list[Tensor]] = defaultdict(list)
     for parameter in parameters:
-        if parameter.grad is not None:
-            mesh = parameter.grad.device_mesh if isinstance(parameter.grad, DTensor) else None
-            groups[mesh].append(parameter)
+        gradient = parameter.grad
+        if isinstance(gradient, DTensor):
+            mesh, placements = gradient.device_mesh, gradient.placements
+            over = tuple(mesh.get_group(axis) for axis, place in enumerate(placements) if not place.is_replicate())
+            groups[over].append(gradient.to_local())
+        elif gradient is not None:
+            groups[()].append(gradient)
     squares = []
-    for group in groups.values():
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in group if parameter.grad is not None])
-        squares.append((norm.full_tensor() if isinstance(norm, DTensor) else norm).float() ** 2)
+    for over, parts in groups.items():
+        square = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts, dtype=torch.float32))) ** 2
+        for group in over:
+            dist.all_reduce(square, group=group)
+        squares.append(square)
     total = torch.stack(squares).sum().sqrt()
     if max_norm is not None:
-        for mesh, group in groups.items():
-            nn.utils.clip_grads_with_norm_(group, max_norm, total, foreach=None if mesh is None else False)
+        scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
+        for parts in groups.values():
+            torch._foreach_mul_(parts, scale)
     return total

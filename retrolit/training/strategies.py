@@ -6,33 +6,44 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.types import ReduceOp
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from retrolit.models import GPT, Retro
+from retrolit.training.sharded_checkpoints import ShardedCheckpoints
 from retrolit.training.sharding import shard
+from retrolit.training.tensor_parallel import parallelize
 
 
-class ShardedStrategy(ModelParallelStrategy):
-    """Weights, gradients and optimizer state shared out among all devices (FSDP2); runs on CPUs too, for tests.
+class ShardedStrategy(ShardedCheckpoints):
+    """Weights, gradients and optimizer state shared out among all devices (FSDP2), and if asked for, matrix products
+    among some of them (tensor parallelism). Runs on CPUs too, for tests.
 
     Args:
+        tensor_parallel: Devices that share each matrix product, of one machine; they read the same samples. A divisor
+            of the model's heads, query groups, MLP width and vocabulary, and of the number of devices.
         cpu_offload: Keep the shares in CPU memory, where AdamW then runs: little GPU memory, slow steps.
-        save_distributed_checkpoint: Each process writes its share, a checkpoint is a folder. When false the first one
-            gathers everything and writes one file.
     """
 
-    def __init__(self, cpu_offload: bool = False, save_distributed_checkpoint: bool = True) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint)
+    def __init__(self, tensor_parallel: int = 1, cpu_offload: bool = False) -> None:
+        super().__init__(tensor_parallel_size=tensor_parallel)
+        self.tensor_parallel = tensor_parallel
         self.cpu_offload = cpu_offload
 
     def setup_environment(self) -> None:
         """Start the processes' communication, and arrange them in a mesh."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        devices = self.num_nodes * self.num_processes
+        if self.tensor_parallel < 1 or devices % self.tensor_parallel:
+            raise ValueError(
+                f"trainer.strategy.tensor_parallel: expected a divisor of the {devices} devices, "
+                f"got {self.tensor_parallel}"
+            )
+        self._data_parallel_size = devices // self.tensor_parallel
         super().setup_environment()
 
     def share_out(self, model: GPT | Retro) -> torch.device:
         """Give this process its part of a model on the meta device; the device where the part belongs comes back."""
+        if self.tensor_parallel > 1:
+            parallelize(model, self.device_mesh["tensor_parallel"])
         shard(model, self.device_mesh["data_parallel"], str(self.precision_plugin.precision), self.cpu_offload)
         return torch.device("cpu") if self.cpu_offload else self.root_device
 
