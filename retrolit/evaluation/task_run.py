@@ -11,7 +11,7 @@ from typing import Any, Literal
 from retrolit.evaluation.predictions import RESULTS, SCORES, PredictionFolder, to_line
 from retrolit.evaluation.task import BASE, Task
 from retrolit.evaluation.task_files import Example, read_examples
-from retrolit.generation import Generation, Generator, SamplingConfig
+from retrolit.generation import Generation, Generator, GivenNeighbors, SamplingConfig
 from retrolit.retrieval import LiveRetriever
 from retrolit.storage import Share, atomic_write, sha256_file, write_json
 from retrolit.tokens.chat_template import ChatTemplate
@@ -36,6 +36,16 @@ class Asking:
     max_new_tokens: int = 256
     """The most tokens of an answer, as in the paper; half of the model's length where that is less."""
 
+    encoder_contexts: int = 0
+    """How many contexts the encoder of a Retro reads beside the prompt, in place of retrieved neighbors; 2 for the
+    paper's 48B, none otherwise."""
+
+    whole_prompt: bool = False
+    """The encoder reads them beside the whole prompt, as the paper's, rather than chunk by chunk."""
+
+    gate: float = 1.0
+    """Scales what they add."""
+
     limit: int | None = None
     """Ask only so many examples of a task, drawn by a hash of their ids; all when not given."""
 
@@ -47,6 +57,8 @@ class Asking:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.encoder_contexts < 0:
+            raise ValueError(f"encoder_contexts: expected at least 0, got {self.encoder_contexts}")
 
 
 @dataclass
@@ -93,6 +105,10 @@ def run_task(
         "contexts": asking.contexts, "num_contexts": asking.num_contexts or task.num_contexts,
         "max_new_tokens": asking.max_new_tokens, **writer.settings,
     }  # fmt: skip
+    if asking.encoder_contexts:
+        settings |= {
+            "encoder_contexts": asking.encoder_contexts, "whole_prompt": asking.whole_prompt, "gate": asking.gate
+        }  # fmt: skip
     predictions = PredictionFolder(folder, settings, share.rank)
     done = predictions.read()
     missing = [example for example in chosen[share.rank :: share.world] if example.id not in done]
@@ -130,28 +146,36 @@ def _ask(task: Task, examples: Sequence[Example], asking: Asking, writer: Writer
     new = min(asking.max_new_tokens, length // 2)
     # A model that was not tuned to answer goes on writing; its answer is read up to the first period.
     stop = ["."] if asking.template.name == BASE and task.answer_form == "short" else ["\nUser:"]
-    sampling = SamplingConfig(max_new_tokens=new, temperature=0, stop=stop)
+    ends = asking.template.reply_end_ids(tokenizer)
+    sampling = SamplingConfig(max_new_tokens=new, temperature=0, stop=stop, stop_tokens=ends)
     num_contexts = asking.num_contexts or task.num_contexts
     passages = writer.passages() if asking.contexts == "retrieved" and writer.passages is not None else None
     asked = []
     for example in examples:
-        contexts, sources = _contexts(example, asking.contexts, num_contexts, passages)
-        conversation = task.conversation(example, contexts, asking.template)
+        contexts, sources = _contexts(
+            example, asking.contexts, max(num_contexts, asking.encoder_contexts), passages
+        )  # fmt: skip
+        conversation = task.conversation(example, contexts[:num_contexts], asking.template)
         try:
             prompt = asking.template.prompt(conversation, tokenizer, length - new, num_contexts)
         except ValueError as error:
             raise ValueError(f"{task.name}: {example.id}: {error}") from error
-        asked.append((example, prompt, sources))
+        beside = [tokenizer.encode(context.as_neighbor) for context in contexts[: asking.encoder_contexts]]
+        asked.append((example, prompt, sources, beside))
     asked.sort(key=lambda one: len(one[1]), reverse=True)
     for start in range(0, len(asked), asking.batch_size):
         batch = asked[start : start + asking.batch_size]
-        generations = generator.generate([prompt for _, prompt, _ in batch], sampling, asking.batch_size)
+        given = GivenNeighbors([beside for *_, beside in batch], asking.gate, asking.whole_prompt)
+        generations = generator.generate(
+            [prompt for _, prompt, *_ in batch], sampling, asking.batch_size,
+            given=given if asking.encoder_contexts else None,
+        )  # fmt: skip
         yield [
             {
                 "id": example.id, "prompt": tokenizer.decode(prompt), "text": made.text,
                 "finish_reason": made.finish_reason, "contexts": sources, "neighbors": _neighbors(made),
             }
-            for (example, prompt, sources), made in zip(batch, generations, strict=True)
+            for (example, prompt, sources, _), made in zip(batch, generations, strict=True)
         ]  # fmt: skip
 
 

@@ -2,7 +2,18 @@
 
 from retrolit.generation.chat import Chat
 from retrolit.generation.generator import Generation, Generator, Pieces, Prompt
+from retrolit.generation.given_neighbors import GivenNeighbors
 from retrolit.generation.retrieval import ChunkNeighbors, Retrieved
 from retrolit.generation.sampling import SamplingConfig
 
-__all__ = ["Chat", "ChunkNeighbors", "Generation", "Generator", "Pieces", "Prompt", "Retrieved", "SamplingConfig"]
+__all__ = [
+    "Chat",
+    "ChunkNeighbors",
+    "Generation",
+    "Generator",
+    "GivenNeighbors",
+    "Pieces",
+    "Prompt",
+    "Retrieved",
+    "SamplingConfig",
+]

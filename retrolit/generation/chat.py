@@ -43,9 +43,7 @@ class Chat:
         sampling = sampling or SamplingConfig()
         self.generator = generator
         self.template = template or load_chat_template("plain")
-        texts, tokens = self.template.reply_ends
-        known = getattr(generator.tokenizer, "special_tokens", {})
-        ends = [known[token] for token in tokens if token in known]  # one that is missing is told when a prompt is made
+        texts, ends = self.template.reply_ends[0], self.template.reply_end_ids(generator.tokenizer)
         self.sampling = replace(
             sampling, stop=[*texts, *sampling.stop], stop_tokens=[*ends, *sampling.stop_tokens]
         )  # fmt: skip

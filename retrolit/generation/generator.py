@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from retrolit.generation.given_neighbors import GivenNeighbors, GivenReading
 from retrolit.generation.reading import Reading
 from retrolit.generation.retrieval import ChunkNeighbors, RetrievalSettings, RetrievingReading
 from retrolit.generation.sampling import SamplingConfig, next_tokens
@@ -95,23 +96,28 @@ class Generator:
             self.retrieval = retrieval
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: SamplingConfig | None = None, batch_size: int = 16
-    ) -> list[Generation]:
+        self, prompts: Sequence[Prompt], sampling: SamplingConfig | None = None, batch_size: int = 16, *,
+        given: GivenNeighbors | None = None,
+    ) -> list[Generation]:  # fmt: skip
         """One continuation a prompt (text, or token ids), in their order; `batch_size` of them are computed together.
 
-        The same prompt given twice gets two different samples. Raises ValueError before any work when a prompt and
-        max_new_tokens reach beyond learned positions.
+        A Retro reads the neighbors that are `given` with the prompts in place of retrieved ones. The same prompt given
+        twice gets two different samples. Raises ValueError before any work when a prompt and max_new_tokens reach
+        beyond learned positions.
         """
         if isinstance(prompts, str):
             raise ValueError("prompts: expected a list of texts, got one text; write generate([prompt])")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if given is not None:
+            given.check(self.model, len(prompts))
+            batch_size = given.batch_size(batch_size)
         sampling = sampling or SamplingConfig()
         rows = self._rows(prompts, sampling)
         # Prompts of like length together: less padding.
         by_length = sorted(rows, key=lambda row: len(row.prompt))
         for start in range(0, len(rows), batch_size):
-            for _ in self._steps(by_length[start : start + batch_size], sampling):
+            for _ in self._steps(by_length[start : start + batch_size], sampling, given):
                 pass
         return [row.generation() for row in rows]
 
@@ -137,13 +143,14 @@ class Generator:
         device = self.decoder.embedding.weight.device
         rows = []
         texts = iter(self.tokenizer.encode_batch([prompt for prompt in prompts if isinstance(prompt, str)]))
-        for prompt in prompts:
+        for number, prompt in enumerate(prompts):
             encoded = next(texts) if isinstance(prompt, str) else list(prompt)
             written = prompt if isinstance(prompt, str) else str(encoded)
             own_seed = row_seed(seed, written, copies[written])
             copies[written] += 1
             rows.append(
                 _Row(
+                    number,
                     prompt=encoded or [self.tokenizer.eod_id],
                     stream=TextStream(self.tokenizer, encoded, sampling.stop),
                     generator=torch.Generator(device).manual_seed(own_seed),
@@ -171,12 +178,12 @@ class Generator:
         )
 
     @torch.no_grad()  # not inference_mode: what the model keeps from here (rotary tables) has to serve training too
-    def _steps(self, rows: list[_Row], sampling: SamplingConfig) -> Iterator[None]:
+    def _steps(self, rows: list[_Row], sampling: SamplingConfig, given: GivenNeighbors | None = None) -> Iterator[None]:
         """Draws one token for each of the rows at every step, until the last of them is finished."""
         training = self.model.training
         self.model.eval()
         try:
-            reading = self._reading(rows, sampling.max_new_tokens)
+            reading = self._reading(rows, sampling.max_new_tokens, given)
             logits = reading.prompts()
             if not logits.isfinite().all():
                 raise ValueError("the model's logits are not finite: its weights hold NaN, or overflow in this dtype")
@@ -202,8 +209,12 @@ class Generator:
         finally:
             self.model.train(training)
 
-    def _reading(self, rows: Sequence[_Row], max_new_tokens: int) -> Reading:
+    def _reading(self, rows: Sequence[_Row], max_new_tokens: int, given: GivenNeighbors | None) -> Reading:
         prompts = [row.prompt for row in rows]
+        if given is not None and given.gate != 0:
+            assert isinstance(self.model, Retro)
+            numbers = [row.number for row in rows]
+            return GivenReading(self.model, given, numbers, prompts, max_new_tokens, self.tokenizer.eod_id)
         if self.retrieval is None or self.retrieval.gate == 0:
             return Reading(self.decoder, prompts, max_new_tokens)
         assert isinstance(self.model, Retro)
@@ -222,6 +233,7 @@ class Generator:
 class _Row:
     """One prompt and what it has been continued by so far."""
 
+    number: int
     prompt: list[int]
     stream: TextStream
     generator: torch.Generator

@@ -109,6 +109,11 @@ class ChatTemplate(ABC):
                 tokens.append(own[1])
         return list(dict.fromkeys(texts)), list(dict.fromkeys(tokens))
 
+    def reply_end_ids(self, tokenizer: Tokenizer) -> list[int]:
+        """The ids of the special tokens among them; one that the tokenizer lacks is told when a prompt is made."""
+        known = getattr(tokenizer, "special_tokens", {})
+        return [known[token] for token in self.reply_ends[1] if token in known]
+
     def save(self, folder: str | Path) -> None:
         """Writes the file that `load_chat_template(folder)` reads."""
         write_json(Path(folder) / TEMPLATE_FILE, {"type": type(self).__name__} | {"name": self.name} | self.settings)

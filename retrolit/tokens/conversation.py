@@ -28,6 +28,11 @@ class Context:
     title: str
     text: str
 
+    @property
+    def as_neighbor(self) -> str:
+        """How the encoder of a Retro reads it."""
+        return f"title: {self.title}, source: {self.text}"
+
 
 @dataclass(frozen=True)
 class Conversation:

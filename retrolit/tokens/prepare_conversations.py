@@ -6,7 +6,8 @@
         <split>.mask                              a byte for each of these ids: 1 where it is trained
         <split>-neighbors.bin .idx .sources       num_neighbors documents a conversation, empty where it has fewer
 
-A conversation's split is decided by a hash of its first question: all replies to a question fall on one side.
+A conversation's split is decided by a hash of its first question: all replies to a question fall on one side. Where a
+corpus is split by passages, it is the lowest such hash among all conversations that it shares passages with.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import multiprocessing
 import os
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
@@ -35,6 +36,7 @@ from retrolit.tokens.prepare import PreparedTokens, run_jobs, shares_of
 from retrolit.tokens.prepare_stores import StoresJob
 from retrolit.tokens.prepare_tokenizer import prepare_given_tokenizer
 from retrolit.tokens.progress import Progress, silent
+from retrolit.tokens.shared_passages import group_hashes, passage_marks
 from retrolit.tokens.splits import assign_splits, text_hash
 from retrolit.tokens.store import TokenStore, suffixed, token_dtype
 from retrolit.tokens.store_writer import StoreWriter
@@ -68,6 +70,7 @@ def prepare_conversations(
     jobs = {}
     for name, corpus in corpora.items():
         shares = shares_of(corpus.config, config.splits)
+        by_passages = corpus.config.split_by == "passages"
         jobs[name] = StoresJob(
             name,
             corpus,
@@ -82,12 +85,13 @@ def prepare_conversations(
             },
             inputs={"tokenizer": tokenizer.fingerprint},
             folder=folder / "conversations",
-            work=rendering,
+            work=replace(rendering, marked=by_passages),
             join=partial(
                 join_conversations,
                 vocab_size=tokenizer.vocab_size,
                 shares=shares,
                 num_neighbors=config.num_neighbors,
+                by_passages=by_passages,
             ),
             size=_length,
         )
@@ -106,11 +110,14 @@ class Rendering:
     num_contexts: int
     num_neighbors: int
     neighbor_length: int
+    marked: bool = False
+    """Whether a block has what tells conversations that share passages."""
 
     def __call__(self, together: list[Conversation]) -> Arrays:
         """Of all conversations that are not too long, one after the other: `tokens`, `mask` and `lengths`,
         `reply_bytes`, the `hashes` of their first questions, `sources` and `source_bytes`, and of num_neighbors
-        neighbors each `neighbor_tokens` and `neighbor_lengths`. `too_long` counts the others.
+        neighbors each `neighbor_tokens` and `neighbor_lengths`. `too_long` counts the others. Where they are marked,
+        `marks` and `mark_counts` of `passage_marks`.
         """
         if multiprocessing.parent_process() is not None:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one of several processes: threads would only collide
@@ -140,7 +147,15 @@ class Rendering:
             "neighbor_tokens": np.array(list(chain.from_iterable(neighbors)), dtype),
             "neighbor_lengths": np.array([len(ids) for ids in neighbors], np.int64),
             "too_long": np.array(len(together) - len(kept)),
-        }
+        } | (self._marks(kept) if self.marked else {})
+
+    def _marks(self, kept: list[Conversation]) -> Arrays:
+        texts = [
+            " ".join([message.content for message in each.messages] + [context.text for context in each.contexts])
+            for each in kept
+        ]
+        marks, counts = passage_marks(texts)
+        return {"marks": marks, "mark_counts": counts}
 
     def _neighbors(self, kept: list[Conversation]) -> list[list[int]]:
         """num_neighbors texts of ids a conversation, cut to their length, empty where it has fewer contexts."""
@@ -148,17 +163,18 @@ class Rendering:
             return []
         texts = []
         for each in kept:
-            blocks = [f"title: {context.title}, source: {context.text}" for context in each.contexts]
+            blocks = [context.as_neighbor for context in each.contexts]
             texts += (blocks + [""] * self.num_neighbors)[: self.num_neighbors]
         return [ids[: self.neighbor_length] for ids in self.tokenizer.encode_batch(texts)]
 
 
 def join_conversations(
-    blocks: Path, count: int, folder: Path, *, vocab_size: int, shares: dict[str, float], num_neighbors: int
-) -> dict[str, Any]:
+    blocks: Path, count: int, folder: Path, *, vocab_size: int, shares: dict[str, float], num_neighbors: int,
+    by_passages: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Writes the stores of all splits from blocks 0 to `count`; returns the counts for the manifest."""
     sizes: dict[str, Counter[str]] = {split: Counter(documents=0, tokens=0, trained=0, bytes=0) for split in SPLITS}
-    seen = [np.empty(0, np.uint64)]
+    seen, groups = [np.empty(0, np.uint64)], _hashes_of_groups(blocks, count) if by_passages else None
     too_long = 0
     with ExitStack() as files:
         writers = [files.enter_context(StoreWriter(folder / split, vocab_size)) for split in SPLITS]
@@ -171,7 +187,7 @@ def join_conversations(
         for number in range(count):
             block = read_block(block_path(blocks, number))
             too_long += int(block["too_long"])
-            split_of = assign_splits(block["hashes"], shares)
+            split_of = assign_splits(block["hashes"] if groups is None else groups[number], shares)
             sources = cut_texts(block["sources"].tobytes(), block["source_bytes"])
             seen.append(block["hashes"])
             for split, name in enumerate(SPLITS):
@@ -193,7 +209,16 @@ def join_conversations(
                     neighbors[split].add(block["neighbor_tokens"][tokens], lengths, names)
     hashes = np.concatenate(seen)
     counts: dict[str, Any] = {name: dict(each) for name, each in sizes.items()}
-    return counts | {"too_long": too_long, "duplicates": len(hashes) - len(np.unique(hashes))}
+    counts |= {"too_long": too_long, "duplicates": len(hashes) - len(np.unique(hashes))}
+    return counts if groups is None else counts | {"groups": len(np.unique(np.concatenate(groups)))}
+
+
+def _hashes_of_groups(blocks: Path, count: int) -> list[np.ndarray]:
+    """Of each block's conversations the hashes of the groups that share passages."""
+    names = ("marks", "mark_counts", "hashes")
+    read = [tuple(block[name] for name in names) for block in (read_block(block_path(blocks, i)) for i in range(count))]
+    decided = group_hashes(*map(np.concatenate, zip(*read, strict=True)))
+    return np.split(decided, np.cumsum([len(hashes) for *_, hashes in read])[:-1])
 
 
 class ConversationStore(TokenStore):

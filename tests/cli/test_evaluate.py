@@ -73,6 +73,10 @@ def test_a_retro_reads_neighbors_and_a_gpt_passages(folder: Path) -> None:
     assert neighbors == []
     assert sources("retro", "--retriever", "prepared")[1][-1]["sources"]
     assert sources("retro", "--retriever", "prepared", "--gate", 0) == (["Ulm"], [])
+    beside = ("--encoder_contexts", 1, "--whole_prompt", "true", "--retriever", "prepared")
+    assert sources("retro", *beside) == (["Ulm"], [])
+    settings = json.loads((folder / "out-retro-6" / "nq" / "settings.json").read_text())
+    assert (settings["encoder_contexts"], settings["whole_prompt"], settings["gate"]) == (1, True, 1.0)
 
 
 def test_mistakes_end_in_a_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,5 +91,7 @@ def test_mistakes_end_in_a_line(folder: Path, capsys: pytest.CaptureFixture[str]
     assert "expected the names of tasks for data/nq.json" in error("gpt", "--data", "data/nq.json")
     said = error("gpt", "--tasks", "nq", "--data", "data", "--contexts", "retrieved")
     assert "to retrieve them expected an index, got none; name it with --retriever FOLDER" in said
+    said = error("gpt", "--tasks", "nq", "--data", "data", "--encoder_contexts", 2)
+    assert "encoder_contexts: expected a Retro and a gate that is not 0, got a GPT" in said
     assert "nowhere" in error("nowhere", "--tasks", "nq", "--data", "data")
     assert "num_contexts: expected at least 1, got 0" in error("gpt", "--data", "data", "--num_contexts", "0")

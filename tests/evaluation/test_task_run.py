@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from retrolit.evaluation.predictions import PredictionFolder
 from retrolit.evaluation.task import Task
 from retrolit.evaluation.task_files import read_examples
 from retrolit.evaluation.task_run import Asking, Writer, choose, run_task
-from retrolit.generation import Generator, SamplingConfig
+from retrolit.generation import Generation, Generator, GivenNeighbors, SamplingConfig
 from retrolit.models import GPT
 from retrolit.retrieval import LiveRetriever
 from retrolit.storage import Share
-from retrolit.tokens import ByteTokenizer
+from retrolit.tokens import ByteTokenizer, train_bpe
 from retrolit.tokens.chat_template import load_chat_template
 from tests.generation.small_retro import DECODER, build, prepare_index
 
@@ -139,6 +140,62 @@ def test_what_does_not_fit_is_named(questions: Path, tmp_path: Path) -> None:
     (tmp_path / "long.jsonl").write_text(json.dumps({"id": "l", "question": "q" * 300, "answers": ["a"]}) + "\n")
     with pytest.raises(ValueError, match="towns: l: prompt: expected a last question of at most 250 tokens, got more"):
         run_task(TASK, tmp_path / "long.jsonl", tmp_path / "out", asking(), CountingWriter())
+
+
+class RecordingGenerator(Generator):
+    """Remembers what was given with the prompts."""
+
+    given: GivenNeighbors | None = None
+
+    def generate(self, *arguments: Any, given: GivenNeighbors | None = None) -> list[Generation]:
+        self.given = given
+        return super().generate(*arguments, given=given)
+
+
+def test_the_encoder_reads_contexts_beside_the_prompt(tmp_path: Path) -> None:
+    """The first 2 of 3, of which the prompt has 1."""
+    contexts = [{"title": f"T{n}", "text": f"copper {n}"} for n in range(3)]
+    record = {"id": "e", "question": "violin", "answers": ["a"], "ctxs": contexts}
+    (tmp_path / "e.jsonl").write_text(json.dumps(record) + "\n")
+    generator = RecordingGenerator(build(), ByteTokenizer())
+    reading = asking(encoder_contexts=2, whole_prompt=True, gate=0.5)
+    run_task(TASK, tmp_path / "e.jsonl", tmp_path / "out", reading, Writer(lambda: generator))
+    (line,) = lines(tmp_path / "out" / "predictions-0.jsonl")
+    assert line["prompt"].count("copper") == 1
+    assert line["contexts"] == ["T0", "T1"]
+    encoded = [ByteTokenizer().encode(f"title: T{n}, source: copper {n}") for n in range(2)]
+    assert generator.given == GivenNeighbors([encoded], 0.5, whole_prompt=True)
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert (settings["encoder_contexts"], settings["whole_prompt"], settings["gate"]) == (2, True, 0.5)
+    run_task(TASK, tmp_path / "e.jsonl", tmp_path / "without", asking(), Writer(lambda: generator))
+    assert generator.given is None
+    with pytest.raises(ValueError, match="encoder_contexts: expected at least 0, got -1"):
+        asking(encoder_contexts=-1)
+
+
+def test_an_answer_ends_with_the_special_token_that_ends_a_turn(questions: Path, tmp_path: Path) -> None:
+    """The first token that the model writes is made the one that ends a turn."""
+    tokenizer = train_bpe(["owls and towns"], 262, ["<|im_start|>", "<|im_end|>"])
+    torch.manual_seed(5)
+    model = GPT(replace(DECODER, vocab_size=262, tied_embeddings=False))
+    reading = Asking(load_chat_template("special-tokens"), max_new_tokens=6, limit=1)
+    end = tokenizer.special_tokens["<|im_end|>"]
+    for name in ("before", "after"):
+        folder = tmp_path / name
+        run_task(TASK, questions, folder, reading, Writer(lambda: Generator(model, tokenizer)))
+        (line,) = lines(folder / "predictions-0.jsonl")
+        assert line["prompt"].endswith("assistant\nThe answer is ")
+        if name == "before":
+            assert line["finish_reason"] == "length"
+            example = next(one for one in read_examples(questions) if one.id == line["id"])
+            conversation = TASK.conversation(example, example.contexts[:1], reading.template)
+            prompt = reading.template.prompt(conversation, tokenizer, 250, 1)
+            first = Generator(model, tokenizer).generate([prompt], SamplingConfig(max_new_tokens=1, temperature=0))
+            rows = [end, first[0].tokens[0]]
+            with torch.no_grad():
+                model.output_weight[rows] = model.output_weight[rows[::-1]]
+        else:
+            assert (line["finish_reason"], line["text"]) == ("end", "")
 
 
 def test_contexts_are_retrieved_and_a_retro_reads_neighbors(questions: Path, tmp_path: Path) -> None:
