@@ -33,11 +33,15 @@ def plain(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> tu
     return (losses * weights).sum(), losses.detach()
 
 
+SOFTMAXES = pytest.mark.parametrize("softmax", [None, loss.softmax_over_logits], ids=["in place", "to be compiled"])
+
+
+@SOFTMAXES
 @pytest.mark.usefixtures("rows_per_chunk")
 @pytest.mark.parametrize("scale", [1.0, 1e3], ids=["usual logits", "huge logits"])
-def test_values_and_gradients_are_those_of_the_plain_loss(scale: float) -> None:
+def test_values_and_gradients_are_those_of_the_plain_loss(scale: float, softmax: loss.Softmax | None) -> None:
     inputs = problem(scale=scale)
-    total, losses = chunked_cross_entropy(*inputs)
+    total, losses = chunked_cross_entropy(*inputs, softmax)
     expected_total, expected_losses = plain(*inputs)
     torch.testing.assert_close((total, losses), (expected_total, expected_losses))
     # A factor behind the loss (accumulation, loss scaling) reaches both gradients.
@@ -55,14 +59,17 @@ def test_gradients_are_made_only_where_they_are_wanted() -> None:
     torch.testing.assert_close(torch.autograd.grad(only_weight, weight), expected[1:])
     with torch.no_grad():
         assert not chunked_cross_entropy(hidden, weight, labels, weights)[0].requires_grad
+        _, losses = chunked_cross_entropy(hidden, weight, labels, weights, loss.softmax_over_logits)
+    torch.testing.assert_close(losses, plain(hidden, weight, labels, weights)[1])
 
 
+@SOFTMAXES
 @pytest.mark.usefixtures("rows_per_chunk")
 @pytest.mark.parametrize("autocast", [False, True])
-def test_bfloat16_is_as_near_as_its_matmuls_allow(autocast: bool) -> None:
+def test_bfloat16_is_as_near_as_its_matmuls_allow(autocast: bool, softmax: loss.Softmax | None) -> None:
     inputs = problem(torch.float32 if autocast else torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        total, losses = chunked_cross_entropy(*inputs)
+        total, losses = chunked_cross_entropy(*inputs, softmax)
     assert losses.dtype == torch.float32
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs[:2]]
     expected, expected_losses = plain(exact[0], exact[1], *inputs[2:])
