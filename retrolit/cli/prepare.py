@@ -123,6 +123,7 @@ def _report_conversations(prepared: PreparedInstruction) -> None:
                 print(f"  {split:10} no conversations")
         notes = [f"{sizes['too_long']:,} too long and left out"] if sizes["too_long"] else []
         notes += [f"{sizes['duplicates']:,} with a question that was there before"] if sizes["duplicates"] else []
+        notes += [f"{sizes['groups']:,} groups that share passages"] if "groups" in sizes else []
         notes += [f"{count:,} x {kind} left out" for kind, count in sizes["skipped"].items()]
         if notes:
             print(f"  note       {'; '.join(notes)}")

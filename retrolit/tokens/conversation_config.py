@@ -32,19 +32,26 @@ class ConversationCorpusConfig:
     split: Literal["train", "validation", "test"] | None = None
     """Puts every conversation of this corpus into one split; when not given, `splits` divides them."""
 
+    split_by: Literal["question", "passages"] = "question"
+    """What `splits` divide: conversations by their first question, or groups of conversations that share a passage of
+    20 words or more, as where one text has many questions or is asked about in many ways."""
+
     weight: float | None = None
     """Share of the training conversations, relative to the other corpora's; by number when no corpus has one."""
 
     @property
     def reading(self) -> dict[str, Any]:
         """The settings that decide which conversations it gives."""
-        return {name: getattr(self, name) for name in ("format", "answer_form", "split")}
+        reading = {name: getattr(self, name) for name in ("format", "answer_form", "split")}
+        return reading | ({} if self.split_by == "question" else {"split_by": self.split_by})
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "skip"):
             raise ValueError(f"ConversationCorpusConfig.on_error: expected stop or skip, got {self.on_error!r}")
         if self.split is not None and self.split not in SPLITS:
             raise ValueError(f"ConversationCorpusConfig.split: expected one of {', '.join(SPLITS)}, got {self.split!r}")
+        if self.split_by not in ("question", "passages"):
+            raise ValueError(f"ConversationCorpusConfig.split_by: expected question or passages, got {self.split_by!r}")
         if self.weight is not None and not self.weight > 0:
             raise ValueError(f"ConversationCorpusConfig.weight: expected more than 0, got {self.weight}")
 

@@ -217,7 +217,9 @@ def _hashes_of_groups(blocks: Path, count: int) -> list[np.ndarray]:
     """Of each block's conversations the hashes of the groups that share passages."""
     names = ("marks", "mark_counts", "hashes")
     read = [tuple(block[name] for name in names) for block in (read_block(block_path(blocks, i)) for i in range(count))]
-    decided = group_hashes(*map(np.concatenate, zip(*read, strict=True)))
+    lowest, group = np.unique(group_hashes(*map(np.concatenate, zip(*read, strict=True))), return_inverse=True)
+    # The lowest of several hashes is low: hashed once more, groups of any size are spread evenly.
+    decided = np.array([text_hash(each.tobytes()) for each in lowest], np.uint64)[group]
     return np.split(decided, np.cumsum([len(hashes) for *_, hashes in read])[:-1])
 
 
