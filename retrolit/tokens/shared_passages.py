@@ -1,9 +1,10 @@
 """Which conversations share a passage, word for word.
 
 Sets that write one source example in many ways (T0's prompts), or ask many questions about one text, seldom have the
-same question twice, and yet a test conversation would be known from training. Of every run of 8 consecutive 13-grams of
-words the one with the lowest hash is marked (winnowing), so any two texts with 20 words in a row in common have a mark in
-common. A mark that very many texts have is no passage of an example but of the wording around it, and counts for nothing.
+same question twice, and yet a test conversation would be known from training. Of every run of 8 consecutive 13-grams
+of words the one with the lowest hash is marked (winnowing), so any two texts with 20 words in a row in common have a
+mark in common. A mark that very many texts have is no passage of an example but of the wording around it, and counts
+for nothing.
 """
 
 from __future__ import annotations
