@@ -52,10 +52,7 @@ class ShardedCheckpoint(Mapping[str, Tensor]):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            reason = str(error).split("\n", 1)[0]
-            raise ValueError(
-                f"{path}: damaged, or no part of a checkpoint of retrolit's training ({reason})"
-            ) from error
+            raise ValueError(f"{path}: damaged, or it holds more than tensors and plain values") from error
 
     def part(self, prefix: str) -> Mapping[str, Tensor]:
         """The tensors whose names begin so, by the rest of their names."""

@@ -1,4 +1,4 @@
-"""From and to Hugging Face's and Megatron's checkpoints."""
+"""From and to Hugging Face's, Megatron's and training's checkpoints."""
 
 from __future__ import annotations
 
@@ -105,12 +105,31 @@ def to_megatron(
     _report(notes, destination, None, f"start Megatron with --load {destination} --use-checkpoint-args")
 
 
+def consolidate(checkpoint: str, destination: str, tokenizer: str | None = None) -> None:
+    """Write the weights of a training checkpoint, of one file or sharded, as a model folder.
+
+    A run that has ended has its model folder already. Nothing in the files is ever run.
+
+    Args:
+        checkpoint: a run's checkpoints/step-XXXXXXXX.ckpt.
+        destination: the model folder to write; must not exist.
+        tokenizer: a tokenizer's folder or file, to be saved with the model; a model folder gives its chat template too.
+    """
+    from retrolit.checkpoint import consolidate as consolidating
+
+    notes = consolidating.consolidate(
+        Path(checkpoint), Path(destination), None if tokenizer is None else Path(tokenizer)
+    )
+    _report(notes, destination, _parameters(destination), _next_for_a_model(destination))
+
+
 COMMANDS = {
     "from-hf": from_hf,
     "from-megatron": from_megatron,
     "to-hf": to_hf,
     "to-megatron": to_megatron,
     "to-gpt": to_gpt,
+    "consolidate": consolidate,
 }
 
 
@@ -128,4 +147,4 @@ def _parameters(model_folder: str) -> int:
 
 
 def _next_for_a_model(folder: str) -> str:
-    return f'retrolit generate {folder} "Once upon a time"'
+    return f'retrolit generate {folder} --prompt "Once upon a time"'

@@ -25,7 +25,7 @@ TOOL_VERBS = {
     "chat": "talk to a model",
     "evaluate": "ask a model the questions of the paper's tasks, and score its answers",
     "inspect": "look at documents, a training batch, or neighbors",
-    "convert": "from and to Hugging Face and Megatron checkpoints",
+    "convert": "from and to Hugging Face and Megatron checkpoints; from a training checkpoint",
     "plan": "parameters, FLOPs, memory, time and index bytes, before anything is started",
     "recipes": "list, show or copy the recipes that come with retrolit",
     "report": "runs as a page: curves, evaluation, neighbors; leakage between splits",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 RECIPE = """\
 model:
@@ -81,6 +82,7 @@ def metrics() -> Callable[..., dict[int, float]]:
 def retrolit_process(monkeypatch) -> Callable[..., int]:
     """`retrolit ARGUMENTS` in a process of its own, which may be killed; gives its exit code, -9 for SIGKILL.
 
+    With `processes` it is started so many times, as torchrun would start it; the exit code is that of the first one.
     Forked from a server that has only imported things: a process that has trained before cannot be forked safely.
     """
     monkeypatch.syspath_prepend(Path(__file__).parent / "children")
@@ -88,13 +90,20 @@ def retrolit_process(monkeypatch) -> Callable[..., int]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["retrolit.cli.fit"])
 
-    def run(*arguments: str) -> int:
-        process = context.Process(target=command.run, args=([str(argument) for argument in arguments],))
-        process.start()
-        process.join(timeout=120)
-        if process.exitcode is None:
-            process.kill()
-            pytest.fail(f"retrolit {' '.join(arguments)} did not end within two minutes")
-        return process.exitcode
+    def run(*arguments: str, processes: int = 1) -> int:
+        texts = [str(argument) for argument in arguments]
+        port = find_free_network_port()
+        places = [(texts, rank, processes, port) for rank in range(processes)]
+        started = [context.Process(target=command.run, args=place) for place in places]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join(timeout=120)
+        codes = [process.exitcode for process in started]
+        if None in codes:
+            for process in started:
+                process.kill()
+            pytest.fail(f"retrolit {' '.join(texts)} did not end within two minutes: {codes}")
+        return codes[0]
 
     return run
