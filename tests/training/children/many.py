@@ -12,8 +12,10 @@ from typing import Any
 import lightning as L
 import torch
 from torch.distributed.tensor import DTensor
+from torch.utils.data import Dataset
 
-from retrolit.training import LanguageModule, MetricsFile, TrainingData, TrainingMetrics
+from retrolit.data.batch import Batch
+from retrolit.training import LanguageModule, MetricsFile, PretrainingData, TrainingData, TrainingMetrics
 
 
 @dataclass
@@ -24,6 +26,29 @@ class Case:
     module: Callable[[], LanguageModule]
     data: Callable[[], TrainingData]
     trainer: dict[str, Any] = field(default_factory=dict)
+
+
+class Replies(PretrainingData):
+    """Samples of which some have hardly a trained token, and those of whole micro-batches no neighbor."""
+
+    def training_samples(self) -> _Replies:
+        return _Replies(super().training_samples())  # pyright: ignore[reportReturnType]
+
+    def accounting(self) -> list[str]:
+        return []
+
+
+class _Replies(Dataset[Batch]):
+    def __init__(self, samples: Dataset[Batch]) -> None:
+        self.samples = samples
+
+    def __getitem__(self, numbers) -> Batch:
+        batch = self.samples[numbers]
+        begins = torch.tensor([[30, 5, 17, 26][number % 4] for number in numbers])
+        batch.loss_mask = (torch.arange(batch.tokens.shape[1]) >= begins[:, None]).float()
+        if batch.neighbor_mask is not None:
+            batch.neighbor_mask[[number % 4 >= 2 for number in numbers]] = False
+        return batch
 
 
 class Weights(L.Callback):
