@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from retrolit.models.cache import LayerCache
 from retrolit.models.cross_attention import CrossAttention
-from retrolit.models.layer import Cross, TransformerLayer
+from retrolit.models.layer import Cross, TransformerLayer, recomputed
 from retrolit.models.norms import make_norm
 from retrolit.models.retro_config import RetroConfig
 from retrolit.models.rotary import RotaryTables, Rotation
@@ -33,12 +33,13 @@ class NeighborEncoder(nn.Module):
         self.rotary = RotaryTables(encoder) if config.encoder_rotary else None
 
     def forward(
-        self, embedded: Tensor, context: Tensor, mask: Tensor | None = None, context_mask: Tensor | None = None
-    ) -> Tensor:
+        self, embedded: Tensor, context: Tensor, mask: Tensor | None = None, context_mask: Tensor | None = None,
+        *, recompute: bool = False,
+    ) -> Tensor:  # fmt: skip
         """Embedded neighbors (B, S, K, R, D) and their chunks' activations (B, S, M, D) -> (B, S, K R, E).
 
         The masks, bool, (B, S, K, R) and (B, S, M), are False at what must not be read; what is encoded of masked
-        tokens has no meaning.
+        tokens has no meaning. With `recompute` each layer keeps its input alone for the backward pass.
         """
         batch, chunks, neighbors, length, _ = embedded.shape
         context = context.flatten(0, 1)  # (B S, M, D)
@@ -61,7 +62,7 @@ class NeighborEncoder(nn.Module):
         x = embedded if self.input is None else self.input(embedded)
         x = x.flatten(0, 2)  # (B S K, R, E)
         for layer in self.layers:
-            x = layer(x, rotation, seen, cross=read_chunk)
+            x = (recomputed(layer) if recompute else layer)(x, rotation, seen, cross=read_chunk)
         return x.view(batch, chunks, neighbors * length, -1)
 
 
@@ -76,9 +77,10 @@ class EncoderLayer(TransformerLayer):
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
         cross: Cross | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """As a decoder's."""
-        return super().forward(x, rotation, mask, cache, cross)
+        return super().forward(x, rotation, mask, cache, cross, recompute)
 
 
 def _something_visible(mask: Tensor) -> Tensor:

@@ -8,16 +8,15 @@ B batch, T tokens, D width, V vocabulary, H heads, C channels of a head. The pic
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from retrolit.models.cache import KVCache
 from retrolit.models.config import GPTConfig
-from retrolit.models.layer import Cross, TransformerLayer
+from retrolit.models.layer import Cross, TransformerLayer, recomputed
 from retrolit.models.loss import (
     CrossEntropy,
     Loss,
@@ -90,13 +89,18 @@ class GPT(nn.Module):
             rotation = (
                 self.rotary.span(start, end, tokens.device) if positions is None else self.rotary.at(positions, end)
             )
-        recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled() and cache is None
+        recompute = cache is None and self.recomputes
         for index, layer in enumerate(self.layers):
-            if recompute:
-                x = cast(Tensor, checkpoint(layer, x, rotation, mask, cross=cross, use_reentrant=False))
+            if recompute and (cross is None or layer.cross_attention is None):
+                x = recomputed(layer)(x, rotation, mask)
             else:
-                x = layer(x, rotation, mask, None if cache is None else cache.layers[index], cross)
+                x = layer(x, rotation, mask, None if cache is None else cache.layers[index], cross, recompute)
         return x if self.final_norm is None else self.final_norm(x)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether what a forward pass would keep is now computed again in the backward pass."""
+        return self.checkpoint_activations and self.training and torch.is_grad_enabled()
 
     def embed(self, tokens: Tensor, start: int = 0, positions: Tensor | None = None) -> Tensor:
         """(..., T) token ids -> (..., T, D), with learned positions counted from `start`, or those given (B, T)."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from retrolit.models.attention import SelfAttention
 from retrolit.models.cache import LayerCache
@@ -39,9 +41,15 @@ class TransformerLayer(nn.Module):
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
         cross: Cross | None = None,
+        recompute: bool = False,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D); rotation, mask and cache are the self-attention's, cross is for Retro's layers."""
+        """(B, T, D) -> (B, T, D); rotation, mask and cache are the self-attention's, cross is for Retro's layers.
+
+        With `recompute` what the halves keep is computed again in the backward pass; `cross` sees to what it keeps.
+        """
         attend, transform = self.halves
+        if recompute:
+            attend, transform = recomputed(attend), recomputed(transform)
         attended = attend(self, x, rotation, mask, cache)
         if self.cross_attention is not None and cross is not None:
             attended = cross(self, attended)
@@ -60,6 +68,14 @@ class TransformerLayer(nn.Module):
         """Have torch.compile compile each half by itself: for layers between whose halves Retro's step is taken."""
         attend, transform = self.halves
         self.halves = (torch.compile(attend, **options), torch.compile(transform, **options))
+
+
+P = ParamSpec("P")
+
+
+def recomputed(step: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """The step, keeping nothing but its inputs: what its backward pass needs it then computes again."""
+    return partial(checkpoint, step, use_reentrant=False)  # pyright: ignore[reportReturnType]
 
 
 Cross = Callable[[TransformerLayer, Tensor], Tensor]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from retrolit.models.chunk_grid import ChunkGrid
 from retrolit.models.cross_attention import ChunkMemory, CrossAttention
-from retrolit.models.layer import TransformerLayer
+from retrolit.models.layer import TransformerLayer, recomputed
 from retrolit.models.retro_cache import RetroCache
 from retrolit.models.segments import PADDING
 
@@ -52,17 +52,21 @@ class NeighborReader:
             _check_neighbors(*neighbors, shape, len(self.ends), grid.chunk_length)
         self.neighbor_tokens, self.neighbor_mask = (None, None) if neighbors is None or gate == 0 else neighbors
         self.gate = gate
+        self.recompute = cache is None and retro.decoder.recomputes
         self.encoded: Tensor | None = None  # (B, S, K R, E)
         self.mask: Tensor | None = None  # (B, S, K R)
 
     def __call__(self, layer: TransformerLayer, x: Tensor) -> Tensor:
-        attention = layer.cross_attention
-        assert isinstance(attention, CrossAttention)
         assert layer.cross_attention_norm is not None
-        number = self.numbers[layer]
         normed = layer.cross_attention_norm(x)  # (B, T, D)
-        if number == self.retro.config.retro_layers[0]:
+        if self.numbers[layer] == self.retro.config.retro_layers[0]:
             self.encode(normed)
+        return (recomputed(self.read) if self.recompute else self.read)(layer, x, normed)
+
+    def read(self, layer: TransformerLayer, x: Tensor, normed: Tensor) -> Tensor:
+        """x (B, T, D) with what this layer's cross-attention finds added; `normed` is what it looks with."""
+        attention, number = layer.cross_attention, self.numbers[layer]
+        assert isinstance(attention, CrossAttention)
         # From its last token on, a new chunk is read; up to there, the one before, if there are such columns.
         turn = self.ends[0] - 1 if self.ends else self.stop
         before = None if self.cache is None or turn == self.start else self.cache.memories.get(number)
@@ -155,7 +159,8 @@ class NeighborReader:
             context_mask = self.visible_context(padding, normed)
         elif mask is not None:
             mask = mask.any(-1, keepdim=True).expand_as(mask)
-        self.encoded = retro.encoder(embedded, context, mask if retro.config.mask_padding else None, context_mask)
+        visible = mask if retro.config.mask_padding else None
+        self.encoded = retro.encoder(embedded, context, visible, context_mask, recompute=self.recompute)
         if padding is not None:  # chunks before a row's first token have no neighbors
             ends = torch.tensor(list(self.ends), device=padding.device)
             reached = (ends > padding[:, None])[..., None, None]  # (B, S, 1, 1)

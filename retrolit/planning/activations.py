@@ -113,14 +113,17 @@ def _retro(config: RetroConfig, batch: MicroBatch) -> Activations:
     # The encoder: embedded neighbors, its layers, and the cross-attention to the chunk in the first.
     embedded = read * (decoder.hidden_size * c if encoder.hidden_size != decoder.hidden_size else 0)
     chunk = tokens * (_keys(encoder, decoder.hidden_size, batch) + (decoder.hidden_size * c if r == c else 0))
-    encoding = encoder.num_layers * read * _layer(encoder, inside) + read * _queries(encoder, inside) + chunk + embedded
+    encoder_layer = read * _layer(encoder, inside)
+    reading_chunk = read * _queries(encoder, inside) + chunk
+    encoding = encoder.num_layers * encoder_layer + reading_chunk + embedded
     first, count = config.retro_layers[0], len(config.retro_layers)
     own = _final(decoder, batch)
     if batch.checkpointed:
-        kept = decoder.num_layers * entry + encoded + own
-        below = first * entry + encoded
-        last = kept + plain + (cross if decoder.num_layers in config.retro_layers else 0)
-        lowest = below + plain + cross + encoding
+        # Of a Retro layer each half's input is kept, and what the cross-attention reads with; of the encoder the chunks.
+        chunks, inputs = 2 * entry, encoder.num_layers * encoded + embedded
+        kept = (decoder.num_layers + 3 * count) * entry + chunks + inputs + encoded + own
+        last = kept + max(plain, cross)
+        lowest = (first + 3) * entry + chunks + encoded + embedded + encoder_layer + reading_chunk
     else:
         kept = decoder.num_layers * plain + count * cross + encoding + encoded + own
         below = first * plain + cross + encoding + encoded
