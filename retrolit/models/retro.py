@@ -99,7 +99,7 @@ class Retro(nn.Module):
 
     @property
     def checkpoint_activations(self) -> bool:
-        """The decoder's switch; the encoder counts as part of the first Retro layer."""
+        """The decoder's switch, which is the encoder's too."""
         return self.decoder.checkpoint_activations
 
     @checkpoint_activations.setter
