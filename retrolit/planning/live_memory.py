@@ -1,7 +1,8 @@
 """The bytes of the tensors that are alive, counted while real (or fake) steps run: what the arithmetic is held to.
 
-Every storage that an operation returns counts from then until Python and autograd have let it go, views once. It is
-what a perfect allocator would use; on a GPU `torch.cuda.max_memory_allocated` rounds each up to 512 bytes.
+Every storage that an operation returns counts from then until Python and autograd have let it go, views once, those on
+the meta device not at all. It is what a perfect allocator would use; on a GPU `torch.cuda.max_memory_allocated` rounds
+each up to 512 bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -39,7 +41,8 @@ class LiveMemory(TorchDispatchMode):
         """Run the operation and count what it returns."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
+            # The memory of a DTensor is that of its part, which an operation inside this one has returned.
+            if isinstance(leaf, Tensor) and leaf.device.type != "meta" and not isinstance(leaf, DTensor):
                 self._count(leaf)
         self._operations += 1
         if self._operations % LOOK_AGAIN == 0 or self.bytes > 1.005 * self.peak:

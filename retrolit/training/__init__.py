@@ -14,7 +14,7 @@ from retrolit.training.pretraining_data import PretrainingData
 from retrolit.training.progress import progress
 from retrolit.training.retro_module import RetroModule
 from retrolit.training.schedule import ScheduleConfig
-from retrolit.training.strategies import ShardedStrategy
+from retrolit.training.strategies import FSDP1Strategy, ShardedStrategy
 from retrolit.training.text_samples import TextSamples
 from retrolit.training.training_data import TrainingData
 
@@ -22,6 +22,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "Checkpoints",
     "Evaluation",
+    "FSDP1Strategy",
     "GPTModule",
     "InstructRetroModule",
     "InstructionData",

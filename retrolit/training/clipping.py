@@ -30,7 +30,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
             groups[()].append(gradient)
     squares = []
     for over, parts in groups.items():
-        square = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts, dtype=torch.float32))) ** 2
+        norms = torch._foreach_norm(parts, dtype=torch.float32)  # pyright: ignore[reportPrivateImportUsage]
+        square = torch.linalg.vector_norm(torch.stack(norms)) ** 2
         for group in over:
             dist.all_reduce(square, group=group)
         squares.append(square)
@@ -38,5 +39,5 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
     if max_norm is not None:
         scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
         for parts in groups.values():
-            torch._foreach_mul_(parts, scale)
+            torch._foreach_mul_(parts, scale)  # pyright: ignore[reportPrivateImportUsage]
     return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from abc import ABC, abstractmethod
 from dataclasses import asdict
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from retrolit.checkpoint.model_folder import open_model
@@ -256,7 +258,13 @@ class LanguageModule(L.LightningModule, ABC):
 
         In place of Lightning's own, which refuses fused AdamW under bf16-mixed and knows no sharded gradients.
         """
-        self.gradient_norm = clip_gradients(self.parameters(), gradient_clip_val or None)
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy):
+            assert isinstance(strategy.model, FullyShardedDataParallel)
+            # Its gradients are plain tensors that do not say how they are shared out.
+            self.gradient_norm = strategy.model.clip_grad_norm_(gradient_clip_val or math.inf)
+        else:
+            self.gradient_norm = clip_gradients(self.parameters(), gradient_clip_val or None)
         self.learning_rate = optimizer.param_groups[0]["lr"]
 
     def flops_per_token(self, sequence_length: int) -> int:

@@ -1,14 +1,17 @@
-"""ShardedStrategy: a model that the devices hold together."""
+"""ShardedStrategy: a model that the devices hold together; FSDP1Strategy: the same with torch's first FSDP."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.types import ReduceOp
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
+from torch.distributed.fsdp import MixedPrecision
 
 from retrolit.models import GPT, Retro
+from retrolit.models.layer import TransformerLayer
 from retrolit.training.sharded_checkpoints import ShardedCheckpoints
 from retrolit.training.sharding import shard
 from retrolit.training.tensor_parallel import parallelize
@@ -50,9 +53,7 @@ class ShardedStrategy(ShardedCheckpoints):
     def model_to_device(self) -> None:
         """Nothing: the weights are where they belong from the beginning."""
 
-    def reduce(
-        self, tensor: Tensor | Any, group: Any | None = None, reduce_op: ReduceOp | str | None = "mean"
-    ) -> Tensor:
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Tensor:
         """Over the processes that read different data, where no group is named."""
         return super().reduce(tensor, group or self.device_mesh["data_parallel"].get_group(), reduce_op)
 
@@ -60,3 +61,19 @@ class ShardedStrategy(ShardedCheckpoints):
         """With one for CPU memory beside the GPUs' own, where the norm of offloaded gradients is added up."""
         backend = super()._get_process_group_backend()
         return f"cpu:gloo,cuda:{backend}" if self.cpu_offload and self.root_device.type == "cuda" else backend
+
+
+class FSDP1Strategy(FSDPStrategy):
+    """Torch's first FSDP with a unit for each layer, on GPUs alone; each process builds the whole model in CPU memory.
+
+    Checkpoints are one file, as those of one device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(auto_wrap_policy={TransformerLayer}, state_dict_type="full")
+
+    @property
+    def mixed_precision_config(self) -> MixedPrecision | None:
+        """Lightning's, but for the inputs of layers: the cosines and sines of rotary positions stay float32."""
+        config = super().mixed_precision_config
+        return None if config is None else replace(config, cast_forward_inputs=False, cast_root_forward_inputs=False)
