@@ -18,6 +18,7 @@ from retrolit.reports.tables import (
     leakage_table,
     readings_table,
     speed_table,
+    split_table,
     task_table,
     token_table,
 )
@@ -34,8 +35,8 @@ ABOUT_GAIN = (
     "neighbors may be habit; one over random neighbors comes from reading."
 )
 ABOUT_STEPS = (
-    "Training logs how long a step waits for its data. How the rest divides into encoder, cross-attention and decoder "
-    "is not logged; python -m benchmarks.retro_step measures it."
+    "Of a Retro that reads neighbors, forward and backward passes together, measured in the steps that are logged; what "
+    "is no other part's is the decoder's."
 )
 ABOUT_NEIGHBORS = (
     "Under each heading stand the chunk that was looked up and the one that was predicted with its neighbors, then "
@@ -122,7 +123,8 @@ def _speed(runs: Sequence[Run]) -> list[Block]:
     table = speed_table(runs)
     if not table.rows:
         return [_missing("No speed is logged; training logs it: retrolit fit.")]
-    return [table, *speed_plots(runs), Text(ABOUT_STEPS)]
+    split = split_table(runs)
+    return [table, *([split, Text(ABOUT_STEPS)] if split.rows else []), *speed_plots(runs)]
 
 
 def _index(runs: Sequence[Run]) -> list[Block]:

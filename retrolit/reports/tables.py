@@ -132,6 +132,18 @@ def speed_table(runs: Sequence[Run]) -> Table:
     return Table("speed, medians over the run", head, rows)
 
 
+def split_table(runs: Sequence[Run]) -> Table:
+    """A row a run of a Retro: medians of the shares of a step."""
+    parts = {"data_wait": "waiting for data", "encoder": "encoder", "cross_attention": "cross-attention",
+             "decoder": "decoder and loss", "optimizer": "optimizer"}  # fmt: skip
+    rows = []
+    for run in runs:
+        shares = [sorted(value for _, value in run.curve(f"speed/{part}_share")) for part in parts]
+        if all(shares):
+            rows.append([run.name, *(f"{share[len(share) // 2]:.1%}" for share in shares)])
+    return Table("where a step's time goes, medians of the logged steps", ["run", *parts.values()], rows)
+
+
 def task_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table:
     """A row a score: ours, by the name of who answered, and the paper's of its main scores."""
     head = [

@@ -21,9 +21,9 @@ def log_row(trainer: L.Trainer, row: Mapping[str, float]) -> None:
         logger.log_metrics(dict(row), step=trainer.global_step)
 
 
-def row_is_due(trainer: L.Trainer) -> bool:
-    """Whether the optimizer step just done is one of those whose metrics are logged."""
-    return trainer.global_step % trainer.log_every_n_steps == 0  # pyright: ignore[reportAttributeAccessIssue]
+def row_is_due(trainer: L.Trainer, after: int = 0) -> bool:
+    """Whether the optimizer step just done, or that `after` so many more, is one of those whose metrics are logged."""
+    return (trainer.global_step + after) % trainer.log_every_n_steps == 0  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class MetricsFile(Logger):

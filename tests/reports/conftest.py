@@ -60,6 +60,8 @@ def run_folder(tmp_path: Path) -> Path:
          "speed/tokens_per_second": 50.0 + step, "speed/data_wait_share": 0.01}
         for step in (10, 20, 20, 30)
     ]  # fmt: skip
+    shares = {"encoder": 0.25, "cross_attention": 0.125, "decoder": 0.5, "optimizer": 0.115}
+    rows[3] |= {f"speed/{part}_share": share for part, share in shares.items()}
     rows[1]["train/loss"] = "nan"  # written again by the run that went on
     rows += [{"step": step, "val/loss": 2.0, "val/bits_per_byte": 1.5, "val/bits_per_byte_none": 1.5 + step / 100,
               "val/bits_per_byte_random": 1.75, "val/bits_per_byte_gpt": 1.625} for step in (15, 30)]  # fmt: skip

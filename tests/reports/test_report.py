@@ -44,7 +44,7 @@ def test_all_parts_of_a_run_are_there(page):
         "Retro layers", "[2]", "30 of 30", "gain over no neighbors", "gain over the GPT", "LEAKAGE: 1 of",
         "overlap at most", "in a run of 4-7", "4.5 bits saved: chunk 3, words.jsonl:1", "2.0 bits lost", "38.9",
         "50.00 (2/9)", "neighbor   wiki:12 (read from token 64)", "passage    Ulm",
-        "small, after step 30, its decoder alone",
+        "small, after step 30, its decoder alone", "where a step's time goes", "12.5%",
     ):  # fmt: skip
         assert told in parts.text, told
     # Two while training, three gains, two of speed, two of controls, two of overlap.

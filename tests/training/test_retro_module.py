@@ -20,6 +20,7 @@ DECODER = GPTConfig(
     vocab_size=257, hidden_size=16, num_layers=2, num_attention_heads=2, max_position_embeddings=32
 )  # fmt: skip
 RETRO = RetroConfig(DECODER, retro_layers=[2], chunk_length=8, encoder_layers=1)
+PARTS = ("encoder", "cross_attention", "decoder", "optimizer")
 NEIGHBORS = {"num_neighbors": 2, "num_retrieved_chunks": 2}
 
 
@@ -94,6 +95,19 @@ def test_the_logged_loss_is_that_of_a_plain_training_loop(fit, make_retro, make_
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         assert losses[step + 1] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_the_rows_tell_how_their_own_step_divides(fit, make_module, make_retro_data, rows, tmp_path):
+    fit("retro", max_steps=5, log_every_n_steps=2, data=make_retro_data(micro_batch_size=2))
+    parts = ["speed/data_wait_share", *(f"speed/{name}_share" for name in PARTS)]
+    found = rows(tmp_path / "retro", "speed/encoder_share")
+    assert set(found) == {2, 4}
+    for row in found.values():
+        assert sum(row[part] for part in parts) == pytest.approx(1)
+        assert all(0 < row[part] < 1 for part in parts)
+    fit("gpt", max_steps=2, module=make_module(), data=make_retro_data(num_neighbors=0))
+    assert rows(tmp_path / "gpt")
+    assert not rows(tmp_path / "gpt", "speed/encoder_share")
 
 
 def test_workers_and_the_division_of_a_step_change_nothing(fit, make_retro_data):
