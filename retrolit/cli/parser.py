@@ -12,6 +12,8 @@ from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from retrolit.tokens.recipe_path import looking_beside_recipes
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
@@ -35,6 +37,11 @@ class Parser(ArgumentParser):
             kwargs = {name: kwargs.get(name) for name in kept} | {"nargs": "+", "metavar": "NAME"}
             args = args[:1]
         return super().add_argument(*args, **kwargs)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As jsonargparse's; paths in files are looked for beside these files too."""
+        with looking_beside_recipes():
+            return super().parse_args(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown = re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", message)

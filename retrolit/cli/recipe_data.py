@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentError
+from contextlib import chdir
 from pathlib import Path
 
 import yaml
 from jsonargparse import ArgumentParser
 
+from retrolit.tokens.recipe_path import looking_beside_recipes
 from retrolit.training import TrainingData
 
 
@@ -24,8 +26,9 @@ def read_recipe_data(recipe: str) -> TrainingData:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(TrainingData, "data", required=True)
     try:
-        # With the recipe's path: a data.yaml is named relative to it.
-        settings = parser.parse_string(yaml.safe_dump({"data": content["data"]}), cfg_path=recipe)
+        # In the recipe's folder: a data.yaml is named relative to it.
+        with looking_beside_recipes(), chdir(Path(recipe).parent):
+            settings = parser.parse_string(yaml.safe_dump({"data": content["data"]}))
     except ArgumentError as error:
         raise ValueError(f"{recipe}: {error}") from error
     data = parser.instantiate(settings).data

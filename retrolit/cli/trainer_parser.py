@@ -7,10 +7,12 @@ import difflib
 import re
 from importlib import import_module
 from inspect import isabstract
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
+
+from retrolit.tokens.recipe_path import looking_beside_recipes
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -25,6 +27,11 @@ class TrainerParser(LightningArgumentParser):
     The arguments of a class (model, data) are read by a parser of their own, inside that of the verb; its mistake
     arrives here as the cause of the outer one and is told in its place.
     """
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As jsonargparse's; paths in files are looked for beside these files too."""
+        with looking_beside_recipes():
+            return super().parse_args(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, and what was probably meant."""

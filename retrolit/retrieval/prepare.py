@@ -41,6 +41,7 @@ from retrolit.storage.manifest import FILE_NAME as MANIFEST
 from retrolit.tokens import Tokenizer, TokenStore, load_tokenizer
 from retrolit.tokens.prepare import PreparedTokens
 from retrolit.tokens.progress import Progress, silent
+from retrolit.tokens.recipe_path import RecipePath
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,7 +94,7 @@ class RetrievalConfig:
     neighbors: NeighborConfig = field(default_factory=NeighborConfig)
     """Which neighbors are saved."""
 
-    extends: str | None = None
+    extends: RecipePath | None = None
     """An index folder whose database is the beginning of this one: its embedder, clusters and vectors are kept, and
     only the documents that came after it are embedded and indexed."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from retrolit.tokens.bpe import SMALLEST_BPE
+from retrolit.tokens.recipe_path import RecipePath
 
 SPLITS = ("train", "validation", "test")
 
@@ -16,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 class CorpusConfig:
     """Where documents come from and how they are read."""
 
-    source: str
+    source: RecipePath
     """A file, folder or glob (.txt, .jsonl, .parquet, also .gz .zst .xz .bz2), python-docs, or hf:NAME."""
 
     text_field: str = "text"
@@ -90,7 +91,7 @@ class TokenizerConfig:
     sample_characters: int = 100_000_000
     """bpe: it learns from a random sample of the train documents of about this many characters."""
 
-    path: str | None = None
+    path: RecipePath | None = None
     """file: tokenizer.json, a SentencePiece .model, or a folder (a model's, or GPT-2's vocab.json + merges.txt)."""
 
     eod_token: str | None = None

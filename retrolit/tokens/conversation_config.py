@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from retrolit.tokens.config import SPLITS, TokenizerConfig, check_corpora, check_splits
+from retrolit.tokens.recipe_path import RecipePath
 
 Format = Literal[
     "auto", "messages", "sharegpt", "alpaca", "dolly", "self-instruct", "nvidia-qa", "openassistant",
@@ -17,7 +18,7 @@ Format = Literal[
 class ConversationCorpusConfig:
     """Where conversations come from and how they are read."""
 
-    source: str
+    source: RecipePath
     """A file, folder or glob (.jsonl, .json, .parquet, also .gz .zst .xz .bz2), or hf:NAME."""
 
     format: Format = "auto"
@@ -69,7 +70,7 @@ class ConversationsConfig:
     max_length: int
     """Tokens of a conversation at most; what is longer loses contexts, then old turns, or is left out and counted."""
 
-    template: str = "instructretro-tuning"
+    template: RecipePath = "instructretro-tuning"
     """A built-in template, a .yaml file, or a Hugging Face tokenizer's folder."""
 
     train_on: Literal["last", "all"] = "last"
@@ -84,7 +85,7 @@ class ConversationsConfig:
     neighbor_length: int = 128
     """Tokens of such a neighbor; a longer context is cut."""
 
-    retrieval: str | None = None
+    retrieval: RecipePath | None = None
     """A prepared folder with an index, in which neighbors are sought for every chunk of a conversation that has no
     contexts as neighbors; its tokens are those of `tokenizer`."""
 

@@ -85,3 +85,18 @@ def test_a_batch_shows_what_was_retrieved_for_each_chunk(recipe: Path, capsys: p
     shown = capsys.readouterr().out
     assert "neighbor of tokens 0-" in shown
     assert re.search(r"openassistant.*\n(.*\n)*neighbor of tokens 0-\d+: Note \d: an owl keeps the lamp\.", shown)
+
+
+def test_a_recipe_with_its_files_beside_it_is_read_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = Path(__file__).parents[2] / "recipes" / "tiny"
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", "-c", str(recipes / "data-instruct.yaml")]) == 0
+    assert " 37 conversations" in capsys.readouterr().out
+    assert (tmp_path / "prepared/tiny-instruct").is_dir()
+    assert main(["inspect", "batch", str(recipes / "instruct.yaml"), "--number", "1"]) == 0
+    assert "conversations.jsonl:" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "-c", str(recipes / "instruct.yaml"), "--print_config"])
+    assert f"source: {recipes / 'conversations.jsonl'}" in capsys.readouterr().out
