@@ -35,8 +35,8 @@ ABOUT_GAIN = (
     "neighbors may be habit; one over random neighbors comes from reading."
 )
 ABOUT_STEPS = (
-    "Of a Retro that reads neighbors, forward and backward passes together, measured in the steps that are logged; what "
-    "is no other part's is the decoder's."
+    "Forward and backward passes of a Retro that reads neighbors, measured in the steps that are logged; what is no "
+    "other part's is the decoder's."
 )
 ABOUT_NEIGHBORS = (
     "Under each heading stand the chunk that was looked up and the one that was predicted with its neighbors, then "

@@ -52,7 +52,7 @@ class StepSplit:
         self._steps = retro.project, retro.read_chunks
         self._backward = Span("cross_attention")
         self._encoder_forward = self._encoder_backward = Span("encoder")
-        retro.project, retro.read_chunks = self._project, self._read_chunks
+        retro.project, retro.read_chunks = self._project, self._read_chunks  # pyright: ignore[reportAttributeAccessIssue]
         self._hooks = [
             retro.encoder.register_forward_pre_hook(self._before_encoder),
             retro.encoder.register_forward_hook(self._after_encoder),
