@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import StorageMeta
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -43,6 +44,8 @@ class ShardedCheckpoints(ModelParallelStrategy):
 
     _saving: tuple[Path, Future[Any]] | None = None
     _saving_group: Any = None
+    _stager: DefaultStager | None = None
+    """Copies to CPU memory, which it keeps: fresh memory is as slow as a disk."""
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The weights, each process its part of them."""
@@ -63,10 +66,24 @@ class ShardedCheckpoints(ModelParallelStrategy):
         for number, optimizer in enumerate(optimizers):
             tensors[f"optimizer_{number}"] = {"state": optimizer["state"]}
         rest = checkpoint | {"optimizer_states": [{"param_groups": own["param_groups"]} for own in optimizers]}
-        if self._saving_group is None:
+        if self._saving_group is None or self._stager is None:
             # Of its own: the threads that write talk to each other while training does.
             self._saving_group = dist.new_group(backend="gloo")
-        saving: Any = async_save(tensors, storage_writer=_Writer(path, rest), process_group=self._saving_group)
+            pinned = self.root_device.type == "cuda"
+            self._stager = DefaultStager(
+                StagingOptions(
+                    use_pinned_memory=pinned,
+                    use_shared_memory=False,
+                    use_async_staging=False,
+                    use_non_blocking_copy=pinned,
+                )
+            )
+        saving: Any = async_save(
+            tensors,
+            storage_writer=_Writer(path, rest),
+            process_group=self._saving_group,
+            async_stager=self._stager,
+        )
         self._saving = path, saving
 
     def finish_saving(self) -> None:
@@ -102,6 +119,9 @@ class ShardedCheckpoints(ModelParallelStrategy):
     def teardown(self) -> None:
         """As Lightning's, once nothing is being written any more."""
         self.finish_saving()
+        if self._stager is not None:
+            self._stager.close()
+            self._stager = None
         super().teardown()
 
     def _load_folder(self, sharded: ShardedCheckpoint, rest: dict[str, Any]) -> None:
