@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn, get_args
 
@@ -38,10 +38,12 @@ class Parser(ArgumentParser):
             args = args[:1]
         return super().add_argument(*args, **kwargs)
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """As jsonargparse's; paths in files are looked for beside these files too."""
+    def parse_args(self, args: Sequence[str], **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As jsonargparse's, but --an-option is --an_option too, and paths in files are also looked for beside these
+        files."""
+        options = set(_options(self))
         with looking_beside_recipes():
-            return super().parse_args(*args, **kwargs)
+            return super().parse_args([_as_spelled(word, options) for word in args], **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown = re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", message)
@@ -105,6 +107,13 @@ def _parser(function: Callable[..., None], prog: str) -> Parser:
     parser.add_argument("-c", "--config", action="config", help="a YAML file with any of the parameters below")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
     return parser
+
+
+def _as_spelled(word: str, options: set[str]) -> str:
+    """The word of a command line, with _ for - where only that makes it one of the options."""
+    name, equals, value = word.partition("=")
+    spelled = "--" + name[2:].replace("-", "_")
+    return f"{spelled}{equals}{value}" if name.startswith("--") and name not in options and spelled in options else word
 
 
 def _options(parser: ArgumentParser) -> list[str]:

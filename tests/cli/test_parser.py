@@ -46,6 +46,19 @@ def test_required_parameters_are_positional(module: ModuleType) -> None:
     assert calls == [("here", Size(7), 2)]
 
 
+def test_an_option_may_be_spelled_with_dashes(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    def build(path: str, largest_width: int = 1, in_colour: bool = False, texts: list[str] | None = None) -> None:
+        calls.append((path, largest_width, in_colour, texts))
+
+    module.build = build  # pyright: ignore[reportAttributeAccessIssue]
+    assert run(module, "build", ["a-b", "--largest-width=7", "--texts", "- x-y", "--in-colour"]) == 0
+    assert run(module, "build", ["a-b", "--largest_width", "8", "--texts=--in-colour"]) == 0
+    assert calls == [("a-b", 7, True, ["- x-y"]), ("a-b", 8, False, ["--in-colour"])]
+    with pytest.raises(SystemExit):
+        run(module, "build", ["a-b", "--largest-height", "7"])
+    assert "unrecognized arguments: --largest-height" in capsys.readouterr().err.lower()
+
+
 def test_a_file_gives_any_parameter(module: ModuleType, tmp_path: Path) -> None:
     recipe = tmp_path / "build.yaml"
     recipe.write_text("path: there\nsize: {width: 9}\n")
