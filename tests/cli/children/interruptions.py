@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 
 import lightning as L
@@ -47,3 +48,13 @@ class KillAtRename(L.Callback):
             rename(source, target)
 
         os.rename = kill_or_rename
+
+
+class SmallDisk(L.Callback):
+    """No file can grow beyond this many bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def on_train_start(self, trainer, pl_module):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
