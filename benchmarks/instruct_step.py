@@ -2,7 +2,7 @@
 
     python -m benchmarks.instruct_step
 
-The models are those of benchmarks.retro_step (Retro layers 6, 9 and 12, an encoder of 2 layers), 4 x 512 tokens a step
+The models are those of benchmarks.peers (Retro layers 6, 9 and 12, an encoder of 2 layers), 4 x 512 tokens a step
 of which the last three quarters are trained, float32, 2 threads, fused AdamW as InstructRetroModule makes it: encoder
 and cross-attention are neither run nor in the optimizer. The goal is a ratio of at most 1.02, of time and of memory.
 Memory is that above the built model, so it does not count the encoder's weights, which lie there unused.
@@ -17,7 +17,10 @@ from functools import partial
 import torch
 
 from benchmarks.machine import describe
-from benchmarks.retro_step import BATCH, DECODER, LENGTH, RETRO, THREADS, VOCABULARY
+from benchmarks.peers.retrolit_models import DECODER, RETRO
+from benchmarks.peers.sizes import THREADS, VOCABULARY
+from benchmarks.peers.sizes import TRAIN_BATCH as BATCH
+from benchmarks.peers.sizes import TRAIN_LENGTH as LENGTH
 from benchmarks.steps import memory_above_model, memory_in_own_process, take_turns, training_step
 from retrolit.data.batch import Batch
 from retrolit.training import InstructRetroModule, OptimizerConfig

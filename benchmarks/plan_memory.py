@@ -1,6 +1,6 @@
 """Memory as `retrolit plan` has it against memory as it is: counted, resident, and of 512 GPUs that are not there.
 
-    python -m benchmarks.plan_memory              # models of benchmarks.retro_step, float32 and bfloat16
+    python -m benchmarks.plan_memory              # models of benchmarks.peers, float32 and bfloat16
     python -m benchmarks.plan_memory --fake 43b   # one of 512 GPUs under FSDP2, with fake tensors and processes
 
 Counted: the bytes of all living tensors during the second of two micro-batches, beside weights, gradients and AdamW's
@@ -23,7 +23,10 @@ import torch
 import yaml
 
 from benchmarks.machine import describe
-from benchmarks.retro_step import BATCH, DECODER, LENGTH, RETRO, VOCABULARY
+from benchmarks.peers.retrolit_models import DECODER, RETRO
+from benchmarks.peers.sizes import TRAIN_BATCH as BATCH
+from benchmarks.peers.sizes import TRAIN_LENGTH as LENGTH
+from benchmarks.peers.sizes import VOCABULARY
 from benchmarks.steps import memory_above_model, memory_in_own_process
 from retrolit.cli.recipes import recipe_folder
 from retrolit.models import GPT, GPTConfig, Retro, RetroConfig

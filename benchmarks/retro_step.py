@@ -1,85 +1,65 @@
-"""One training step (forward, backward, AdamW) of Retro against that of its own decoder as a GPT: time and memory.
+"""One training step of Retro beside other implementations of it: tokens a second, CPU time, memory.
 
-    python -m benchmarks.retro_step
+    python -m benchmarks.retro_step [--rounds 9] [--ours | --environments FOLDER]
 
-The decoder is that of benchmarks.train_step: 12 layers, width 256, 4 heads, MLP 1024, vocabulary 8192; 4 x 512 tokens
-a step, float32, 2 threads, fused AdamW. Retro layers 6, 9 and 12, an encoder of 2 layers as wide as the decoder, chunks
-of 64 tokens with 2 neighbors of 128 tokens: the encoder reads 4 tokens for each one of the decoder's. "padded": the
-same with a mask that hides the last quarter of the neighbors of every other chunk.
+The model is that of benchmarks.peers.sizes, ours four times: as a new one is made by default, with rotary positions in
+encoder and cross-attention; "as peers", without these, which is the work that the peers do; "padded", with a mask that
+hides the last quarter of the neighbors of every other chunk; and "recomputing", with `checkpoint_activations`. A step
+is forward, backward and fused AdamW on 4 x 512 tokens in float32 with 2 threads. What is special about a peer is told
+in its file in benchmarks/peers; --ours leaves them out. Each implementation runs in a process of its own; they take
+turns, and medians are compared. Memory is the highest resident size during the first three steps less the size of the
+process with the model built: AdamW's state and what the allocator keeps between tensors are in it.
 
-Time: CPU seconds of the process (all threads) a step, the models taking turns in one process; medians. The goal is the
-ratio of the two models' FLOPs, which counts matrix products alone. Memory: the highest resident size during three steps
-less the size before the first, each model in a process of its own; it includes AdamW's state and what the allocator
-keeps between tensors.
+Goals: at least 1.6 times the tokens a second of the fastest peer, at most half the memory of the leanest, and no more
+than the ratio of the FLOPs, which counts matrix products alone, times the CPU time of our own GPT.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 
 import torch
 
 from benchmarks.machine import describe
-from benchmarks.steps import memory_above_model, memory_in_own_process, take_turns, training_step
-from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
+from benchmarks.peers import sizes
+from benchmarks.peers.retrolit_models import RETRO
+from benchmarks.peers.rounds import DEFAULT_ENVIRONMENTS, take_turns
+from retrolit.models import Retro
 
-BATCH, LENGTH, VOCABULARY = 4, 512, 8192
-THREADS = 2
-DECODER = GPTConfig(
-    vocab_size=VOCABULARY, hidden_size=256, num_layers=12, num_attention_heads=4, max_position_embeddings=LENGTH,
-    position_embedding="learned", activation="gelu_tanh", tied_embeddings=True,
-)  # fmt: skip
-RETRO = RetroConfig(DECODER, retro_layers=[6, 9, 12], chunk_length=64, num_neighbors=2, num_retrieved_chunks=2)
-MODELS = ("gpt", "retro", "retro padded")
-MEMORY_GOAL_MIB = 1000
-
-
-def make_step(name: str) -> Callable[[], float]:
-    """A function that trains one step on random tokens and gives the loss."""
-    torch.manual_seed(0)
-    model = GPT(DECODER) if name == "gpt" else Retro(RETRO)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    tokens = torch.randint(0, VOCABULARY, (BATCH, LENGTH + 1))
-    inputs = [tokens[:, :-1], tokens[:, 1:]]
-    if isinstance(model, Retro):
-        shape = (BATCH, LENGTH // RETRO.chunk_length, RETRO.num_neighbors, RETRO.retrieved_length)
-        mask = None
-        if name == "retro padded":
-            mask = torch.ones(shape, dtype=torch.bool)
-            mask[:, ::2, :, -RETRO.retrieved_length // 4 :] = False
-        inputs += [None, torch.randint(0, VOCABULARY, shape), mask]
-
-    return training_step(lambda: model.loss(*inputs).mean, optimizer)
+OURS = ("retrolit", "retrolit, as peers", "retrolit, padded", "retrolit, recomputing")
+PEERS = ("retro-pytorch", "megatron-core")
+TOKENS = sizes.TRAIN_BATCH * sizes.TRAIN_LENGTH
 
 
 def main() -> None:
-    """Measures everything and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="timed steps of each model")
-    parser.add_argument("--memory-of", choices=MODELS, help="measure one model's memory in this process, print bytes")
-    arguments = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    if arguments.memory_of:
-        print(memory_above_model(partial(make_step, arguments.memory_of)))
-        return
+    parser.add_argument("--rounds", type=int, default=9, help="timed steps of each implementation")
+    parser.add_argument("--ours", action="store_true", help="without the peers")
+    parser.add_argument("--environments", type=Path, default=DEFAULT_ENVIRONMENTS, help="where peers are installed")
+    options = parser.parse_args()
     print(describe())
     with torch.device("meta"):
-        parts = Retro(RETRO).flops_by_part(LENGTH)
-    goal = sum(parts.values()) / parts["decoder"]
-    print("GFLOP a step: " + ", ".join(f"{part} {n * BATCH * LENGTH / 1e9:.0f}" for part, n in parts.items()))
-    figures = take_turns({name: make_step(name) for name in MODELS}, arguments.rounds)
-    for name, figure in figures.items():
-        memory = memory_in_own_process("benchmarks.retro_step", name) / 2**20
-        tokens = BATCH * LENGTH / figure["wall"]
+        parts = Retro(RETRO).flops_by_part(sizes.TRAIN_LENGTH)
+    flops = sum(parts.values()) / parts["decoder"]
+    print("GFLOP a step: " + ", ".join(f"{part} {n * TOKENS / 1e9:.0f}" for part, n in parts.items()))
+    peers = () if options.ours else PEERS
+    figures = take_turns([*OURS, "retrolit GPT", *peers], "train", options.rounds, options.environments)
+    for name, measured in figures.items():
         print(
-            f"{name:<14} CPU {figure['CPU time'] * 1000:6.0f} ms   wall {figure['wall'] * 1000:6.0f} ms   "
-            f"{tokens:6.0f} tokens/s   memory {memory:5.0f} MiB"
-            + (f" (goal {MEMORY_GOAL_MIB})" if name != "gpt" else "")
+            f"{name:21} {TOKENS / measured.median('wall'):6.0f} tokens/s  CPU {measured.median('cpu') * 1000:6.0f} ms  "
+            f"memory {measured.facts['memory'] / 2**20:5.0f} MiB  loss {measured.facts['losses'][-1]:.3f}"
         )
-    for name in MODELS[1:]:
-        print(f"{name} / gpt: CPU {figures[name]['CPU time'] / figures['gpt']['CPU time']:.2f} (goal {goal:.2f})")
+    others = [figures[name] for name in peers if name in figures]
+    for name in OURS:
+        ours = figures[name]
+        cost = ours.median("cpu") / figures["retrolit GPT"].median("cpu")
+        print(f"{name}\n  CPU time / our GPT's: {cost:.2f} (goal: at most {flops:.2f})")
+        if others:
+            speed = min(other.median("wall") for other in others) / ours.median("wall")
+            memory = ours.facts["memory"] / min(other.facts["memory"] for other in others)
+            print(f"  tokens/s / fastest peer's: {speed:.2f} (goal: at least 1.6)")
+            print(f"  memory / leanest peer's: {memory:.2f} (goal: at most 0.5)")
 
 
 if __name__ == "__main__":

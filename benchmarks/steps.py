@@ -50,13 +50,17 @@ def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, dict[str, float
 
 def memory_above_model(make_step: Callable[[], Step]) -> int:
     """Bytes that three steps need above the built model, by the highest resident size of this process."""
-    step = make_step()
+    memory, _ = first_steps(make_step())
+    return memory
+
+
+def first_steps(step: Step, steps: int = 3) -> tuple[int, list[float]]:
+    """Bytes that these steps need above what is there, by the highest resident size of this process, and losses."""
     with open("/proc/self/clear_refs", "w") as reset:
         reset.write("5")  # VmHWM starts again from the present size
     before = _status("VmRSS")
-    for _ in range(3):
-        step()
-    return _status("VmHWM") - before
+    losses = [step() for _ in range(steps)]
+    return _status("VmHWM") - before, losses
 
 
 def memory_in_own_process(module: str, name: str) -> int:

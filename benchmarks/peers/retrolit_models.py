@@ -28,6 +28,20 @@ def as_peers() -> Candidate:
     return retro(replace(RETRO, encoder_rotary=False, cross_rotary=False))
 
 
+def padded() -> Candidate:
+    """Retro that is told that the last quarter of the neighbors of every other chunk is padding."""
+    candidate = retro()
+    model = candidate.model
+    assert isinstance(model, Retro)
+
+    def loss(tokens: Tensor, neighbors: Tensor) -> Tensor:
+        mask = torch.ones_like(neighbors, dtype=torch.bool)
+        mask[:, ::2, :, -sizes.RETRIEVED // 4 :] = False
+        return model.loss(tokens[:, :-1], tokens[:, 1:], neighbor_tokens=neighbors, neighbor_mask=mask).mean
+
+    return replace(candidate, loss=loss)
+
+
 def recomputing() -> Candidate:
     """Retro that keeps only each layer's input, and computes the layer again in the backward pass."""
     candidate = retro()

@@ -3,7 +3,7 @@
     python -m benchmarks.peers.worker NAME train|generate
 
 It builds the model and says what it is; then each line of its input makes it do one round and say how long that took.
-Runs in the implementation's own environment, so that it imports nothing but torch and that.
+Runs in the implementation's own environment, so that it imports nothing but torch and that implementation.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import torch
 
 from benchmarks.peers import sizes
 from benchmarks.peers.sizes import Candidate
+from benchmarks.steps import Step, first_steps, training_step
 
 BUILDERS = {
     "retrolit": ("torch", "retrolit_models", "retro"),
     "retrolit, as peers": ("torch", "retrolit_models", "as_peers"),
+    "retrolit, padded": ("torch", "retrolit_models", "padded"),
     "retrolit, recomputing": ("torch", "retrolit_models", "recomputing"),
     "retrolit GPT": ("torch", "retrolit_models", "gpt"),
     "retro-pytorch": ("retro-pytorch", "retro_pytorch", "retro"),
@@ -31,8 +33,6 @@ BUILDERS = {
     "GPT-2, bare loop": ("transformers", "gpt2", "with_a_loop"),
 }
 """Of every name: the package whose version matters, and where its candidate is built."""
-
-WARM_UP_STEPS = 3
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
         "parameters": sum(parameter.numel() for parameter in candidate.model.parameters()),
     }
     if work == "train":
-        a_round = training_step(candidate)
+        a_round = training(candidate)
         facts["memory"], facts["losses"] = first_steps(a_round)
     else:
         a_round = generation(candidate)
@@ -60,35 +60,12 @@ def main() -> None:
         print(json.dumps(spent), file=answers, flush=True)
 
 
-def training_step(candidate: Candidate) -> Callable[[], float]:
-    """A function that trains one step, forward, backward and AdamW, and gives the loss."""
+def training(candidate: Candidate) -> Step:
+    """A step of training: forward, backward and AdamW."""
     model, loss_of = candidate.model.train(), candidate.loss
     assert loss_of is not None
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     batch = sizes.training_batch()
-
-    def step() -> float:
-        loss = loss_of(*batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
-
-
-def first_steps(step: Callable[[], float]) -> tuple[int, list[float]]:
-    """Bytes that the first steps need above the built model, by this process's highest resident size, and losses."""
-    with open("/proc/self/clear_refs", "w") as reset:
-        reset.write("5")  # VmHWM starts again from the present size
-    before = _status("VmRSS")
-    losses = [step() for _ in range(WARM_UP_STEPS)]
-    return _status("VmHWM") - before, losses
-
-
-def _status(field: str) -> int:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field + ":"))
+    return training_step(lambda: loss_of(*batch), torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True))
 
 
 def generation(candidate: Candidate) -> Callable[[], int]:
