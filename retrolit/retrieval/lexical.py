@@ -17,7 +17,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +44,8 @@ UNKNOWN_ROWS = 2**12
 """The other words share so many rows, by their hash."""
 
 MARK = 0.4
-"""Length of a word's own mark; the directions of a word have length 1 in the mean (of squares)."""
+"""Length of a word's own mark when nothing else is said; the directions of a word have length 1 in the mean (of
+squares)."""
 
 ARRAYS = "lexical.npz"
 
@@ -89,18 +90,24 @@ class LexicalEmbedder:
         known: (W,) int64 buckets of the words that have a row of their own.
         vectors: (W, D) float16, directions times rarity of these words.
         tokenizer: of the chunks.
+        mark: length of a word's own mark.
     """
 
     def __init__(
-        self, table: WordTable, known: NDArray[np.int64], vectors: NDArray[np.float16], tokenizer: Tokenizer
+        self,
+        table: WordTable,
+        known: NDArray[np.int64],
+        vectors: NDArray[np.float16],
+        tokenizer: Tokenizer,
+        mark: float = MARK,
     ) -> None:
-        self.table, self.tokenizer = table, tokenizer
+        self.table, self.tokenizer, self.mark = table, tokenizer, mark
         self.dimension = vectors.shape[1]
         self._vocabulary, self._vectors = Vocabulary(known), vectors
         rows = np.zeros((len(known) + UNKNOWN_ROWS, self.dimension), dtype=np.float32)
         rows[: len(known)] = vectors
         self._rows = torch.from_numpy(rows)  # (W + UNKNOWN_ROWS, D)
-        self._rows[len(known) :] += _marks(np.arange(UNKNOWN_ROWS), self.dimension)
+        self._rows[len(known) :] += mark * _marks(np.arange(UNKNOWN_ROWS), self.dimension)
         self.fingerprint = self._digest()
         self.threads = default_processes()
 
@@ -110,6 +117,7 @@ class LexicalEmbedder:
         database: ChunkDatabase,
         tokenizer: Tokenizer,
         dimension: int = 384,
+        mark: float = MARK,
         sample_chunks: int = 65_536,
         seed: int = 0,
     ) -> LexicalEmbedder:
@@ -137,8 +145,8 @@ class LexicalEmbedder:
         next_bags = vocabulary.bags(next_words, len(sample), unknown=False)
         directions = fit_directions(_matrix(bags, rarity), _matrix(next_bags, rarity), dimension, seed)
         length = directions.norm() / max(len(known), 1) ** 0.5 + 1e-12
-        vectors = (directions / length + _marks(known, dimension)) * torch.from_numpy(rarity).float()[:, None]
-        return cls(table, known, vectors.numpy().astype(np.float16), tokenizer)
+        vectors = (directions / length + mark * _marks(known, dimension)) * torch.from_numpy(rarity).float()[:, None]
+        return cls(table, known, vectors.numpy().astype(np.float16), tokenizer, mark)
 
     def _digest(self) -> str:
         digest = hashlib.sha256(f"lexical 1 {self.tokenizer.fingerprint}".encode())
@@ -187,12 +195,12 @@ class LexicalEmbedder:
         """What `save` wrote; use `load_embedder`, which checks the tokenizer."""
         with np.load(Path(folder) / ARRAYS, allow_pickle=False) as arrays:
             table = WordTable(arrays["hash"], arrays["length"], arrays["begins"], arrays["ends"])
-            return cls(table, arrays["known"], arrays["vectors"], tokenizer)
+            return cls(table, arrays["known"], arrays["vectors"], tokenizer, float(arrays["mark"]))
 
-    def _arrays(self) -> dict[str, NDArray]:
+    def _arrays(self) -> dict[str, Any]:
         table = self.table
         words = {"hash": table.hash, "length": table.length, "begins": table.begins, "ends": table.ends}
-        return {**words, "known": self._vocabulary.known, "vectors": self._vectors}
+        return {**words, "known": self._vocabulary.known, "vectors": self._vectors, "mark": np.float64(self.mark)}
 
 
 def _words(table: WordTable, database: ChunkDatabase, ids: NDArray[np.int64]) -> Words:
@@ -235,8 +243,8 @@ def _matrix(bags: Bags, rarity: NDArray[np.float64]) -> torch.Tensor:
 
 
 def _marks(number: NDArray[np.int64], dimension: int) -> torch.Tensor:
-    """(numbers, D): for each number a fixed vector of length MARK, its signs the bits of a hash."""
+    """(numbers, D): for each number a fixed vector of length 1, its signs the bits of a hash."""
     blocks = np.arange(-(-dimension // 64), dtype=np.uint64)
     bits = mix(number[:, None].astype(np.uint64) * np.uint64(1_000_003) + blocks + np.uint64(1))
     signs = np.unpackbits(bits.view(np.uint8), axis=1)[:, :dimension]
-    return torch.from_numpy(signs.astype(np.float32) * 2 - 1) * (MARK / dimension**0.5)
+    return torch.from_numpy(signs.astype(np.float32) * 2 - 1) / dimension**0.5

@@ -30,7 +30,7 @@ from retrolit.retrieval.index import KIND as INDEX
 from retrolit.retrieval.index import Index
 from retrolit.retrieval.index_build import build_index, index_settings
 from retrolit.retrieval.index_plan import IndexConfig, choose_index
-from retrolit.retrieval.lexical import LexicalEmbedder
+from retrolit.retrieval.lexical import MARK, LexicalEmbedder
 from retrolit.retrieval.neighbors import KIND as NEIGHBORS
 from retrolit.retrieval.neighbors import NeighborConfig, build_neighbors, neighbor_settings
 from retrolit.retrieval.retriever import RETRIEVER_FILE
@@ -59,6 +59,10 @@ class EmbedderConfig:
     dimension: int = 384
     """lexical: width of a vector."""
 
+    mark: float = MARK
+    """lexical: how much a word counts for itself, beside what it foretells. Text that goes on finds its like with little;
+    questions that name things find the name with much, 4 and more."""
+
     name: str | None = None
     """encoder: name or folder of the model."""
 
@@ -73,6 +77,8 @@ class EmbedderConfig:
             raise ValueError(f"EmbedderConfig.type: expected lexical or encoder, got {self.type!r}")
         if (self.type == "encoder") != (self.name is not None):
             raise ValueError(f"EmbedderConfig.name: expected with type encoder only, got {self.type} and {self.name}")
+        if self.mark < 0:
+            raise ValueError(f"EmbedderConfig.mark: expected at least 0, got {self.mark}")
 
 
 @dataclass
@@ -250,7 +256,7 @@ def _prepare_embedder(config: EmbedderConfig, database: ChunkDatabase, tokenizer
         set_aside_damaged(target, EMBEDDER)
         if not target.exists():
             if config.type == "lexical":
-                embedder = LexicalEmbedder.fit(database, tokenizer, config.dimension)
+                embedder = LexicalEmbedder.fit(database, tokenizer, config.dimension, config.mark)
             else:
                 from retrolit.retrieval.encoder import EncoderEmbedder
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from retrolit.retrieval import ChunkDatabase, Embedder, LexicalEmbedder, load_embedder
+from retrolit.retrieval import ChunkDatabase, Embedder, EmbedderConfig, LexicalEmbedder, load_embedder
 from retrolit.retrieval.directions import fit_directions
 from retrolit.tokens import ByteTokenizer, Tokenizer, TokenStore, train_bpe, write_store
 
@@ -103,6 +103,16 @@ def test_a_word_never_seen_still_brings_chunks_together(embedder: LexicalEmbedde
     assert one @ same > 0.5 + one @ other
 
 
+def test_the_larger_its_mark_the_more_a_word_counts_for_itself(database: ChunkDatabase, tokenizer: Tokenizer) -> None:
+    name, related, *_ = TOPICS[0].split()
+    lead = []
+    for mark in (0.0, 0.4, 6.0):
+        embedder = LexicalEmbedder.fit(database, tokenizer, dimension=32, mark=mark)
+        asked, itself, other = embedder.embed_text([f"the {name}", name, related])
+        lead.append(asked @ itself - asked @ other)
+    assert lead[0] < lead[1] < lead[2]
+
+
 def test_saved_and_loaded_it_is_the_same(
     embedder: LexicalEmbedder, database: ChunkDatabase, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
@@ -125,9 +135,10 @@ def test_fitting_again_gives_the_same_embedder_and_other_settings_another(
     assert LexicalEmbedder.fit(database, tokenizer, dimension=32).fingerprint == embedder.fingerprint
     others = [
         LexicalEmbedder.fit(database, tokenizer, 16),
+        LexicalEmbedder.fit(database, tokenizer, 32, mark=2),
         LexicalEmbedder.fit(database, tokenizer, 32, sample_chunks=20),
     ]
-    assert len({embedder.fingerprint, *(other.fingerprint for other in others)}) == 3
+    assert len({embedder.fingerprint, *(other.fingerprint for other in others)}) == 4
 
 
 @pytest.mark.parametrize("texts", [[""], ["whale"], ["whale " * 300], ["!"]], ids=["empty", "word", "repeated", "none"])
@@ -140,6 +151,11 @@ def test_the_smallest_corpora_work(texts: list[str], tmp_path: Path) -> None:
 def test_an_impossible_dimension_is_refused(database: ChunkDatabase, tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="dimension: expected at least 1, got 0"):
         LexicalEmbedder.fit(database, tokenizer, dimension=0)
+
+
+def test_an_impossible_mark_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"EmbedderConfig.mark: expected at least 0, got -1"):
+        EmbedderConfig(mark=-1)
 
 
 def test_directions_are_the_leading_eigenvectors() -> None:
