@@ -60,8 +60,8 @@ class EmbedderConfig:
     """lexical: width of a vector."""
 
     mark: float = MARK
-    """lexical: how much a word counts for itself, beside what it foretells. Text that goes on finds its like with little;
-    questions that name things find the name with much, 4 and more."""
+    """lexical: how much a word counts for itself, beside what it foretells. Text that goes on finds its like with
+    little; questions that name things find the name with much, 4 and more."""
 
     name: str | None = None
     """encoder: name or folder of the model."""
