@@ -28,7 +28,7 @@ from retrolit.checkpoint.model_types import (
     with_vocab_size,
     without_retrieval,
 )
-from retrolit.checkpoint.tables import Rule, fill_in, refuse_other_names, to_ours, to_theirs
+from retrolit.checkpoint.tables import Rule, fill_in, refuse_other_names, to_theirs
 from retrolit.checkpoint.unpickle import load_foreign
 from retrolit.models import RetroConfig
 from retrolit.models.config import GATED_ACTIVATIONS
@@ -87,27 +87,12 @@ def from_megatron(
     `chunk_length` is for Retros from before Megatron Core, whose checkpoints do not know it.
     """
     checkpoint = open_megatron(source)
-    try:
-        spelling = megatron.spelling_of(checkpoint.ranks[0])
-        padded = _config(checkpoint, spelling, chunk_length)
-    except ValueError as error:
-        raise ValueError(f"{checkpoint.path}: {error}") from error
+    spelling, padded = _config(checkpoint, chunk_length)
     size, how = _vocab_size(checkpoint.options, decoder_of(padded).vocab_size, tokenizer, vocab_size)
     config = with_vocab_size(padded, size)
     decoder = decoder_of(config)
-    moves = fill_in(_rules(config, spelling), decoder, tensor_shapes(config))
-    refuse_other_names([name for move in moves for name in move.theirs], checkpoint.ranks[0], checkpoint.path)
-    differing: list[str] = []
-
-    def merged() -> Iterator[tuple[str, Tensor]]:
-        for shards in zip(*(to_ours(moves, decoder, rank) for rank in checkpoint.ranks), strict=True):
-            name, tensors = shards[0][0], [tensor for _, tensor in shards]
-            whole = _merge(name, tensors)
-            if megatron.cut_axis(name) is None and any(not torch.equal(tensors[0], other) for other in tensors[1:]):
-                differing.append(name)
-            yield name, whole[:size] if _is_vocabulary(name) else whole
-
-    write_model_folder(destination, config, merged(), tokenizer)
+    weights = _Merged(checkpoint, config, spelling)
+    write_model_folder(destination, config, weights.items(), tokenizer)
     notes = [f"read {checkpoint.path}: {spelling} names, {len(checkpoint.ranks)} tensor-parallel rank(s)", how]
     if decoder.activation.startswith("gelu"):
         why = "or openai_gelu is on" if decoder.activation == "gelu_tanh" else "and openai_gelu are off"
@@ -117,9 +102,28 @@ def from_megatron(
     if checkpoint.ignored:
         kinds = sorted({name.rpartition(".")[2] for name in checkpoint.ignored})
         notes.append(f"left out {len(checkpoint.ignored)} entries that are no weights: {', '.join(kinds)}")
-    if differing:
-        notes.append(f"ranks disagree about {len(differing)} tensors that should be equal; rank 0's were taken")
+    if weights.differing:
+        notes.append(f"ranks disagree about {len(weights.differing)} tensors that should be equal; rank 0's were taken")
     return notes
+
+
+def open_weights(path: Path, vocab_size: int, chunk_length: int | None = None) -> tuple[Config, Mapping[str, Tensor]]:
+    """As `open_model`, and of Megatron's checkpoints too: config and tensors, each made when it is asked for.
+
+    Of a Megatron checkpoint the first `vocab_size` rows of the vocabulary are taken, as the rest may be padding;
+    `chunk_length` as for `from_megatron`. A process that takes a part of each tensor holds no more than one at a time.
+    """
+    if not path.is_dir() or not ((path / TRACKER).is_file() or list(path.glob("mp_rank_*"))):
+        return open_model(path)
+    checkpoint = open_megatron(path)
+    spelling, padded = _config(checkpoint, chunk_length)
+    rows = decoder_of(padded).vocab_size
+    if vocab_size > rows:
+        raise ValueError(
+            f"{path}: expected a vocab_size of up to the {rows} rows that the checkpoint has, got {vocab_size}"
+        )
+    config = with_vocab_size(padded, vocab_size)
+    return config, _Merged(checkpoint, config, spelling)
 
 
 def to_megatron(
@@ -166,6 +170,34 @@ def to_megatron(
         f"vocabulary padded from {decoder.vocab_size} to {padded_size} rows",
         *(megatron_retro.core_computes_otherwise(config) if isinstance(config, RetroConfig) else []),
     ]
+
+
+class _Merged(Mapping[str, Tensor]):
+    """Our tensors of a Megatron checkpoint, each put together from its ranks' parts when it is asked for."""
+
+    def __init__(self, checkpoint: MegatronCheckpoint, config: Config, spelling: megatron.Spelling) -> None:
+        self._ranks, self._decoder = checkpoint.ranks, decoder_of(config)
+        moves = fill_in(_rules(config, spelling), self._decoder, tensor_shapes(config))
+        refuse_other_names([name for move in moves for name in move.theirs], checkpoint.ranks[0], checkpoint.path)
+        self._moves = {name: (move, place) for move in moves for place, name in enumerate(move.ours)}
+        self.differing: set[str] = set()
+        """Tensors met so far that are not cut, and that the ranks have different ones of."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        move, place = self._moves[name]
+        parts = [
+            move.layout.to_ours(self._decoder, [rank[theirs] for theirs in move.theirs])[place] for rank in self._ranks
+        ]
+        if megatron.cut_axis(name) is None and any(not torch.equal(parts[0], other) for other in parts[1:]):
+            self.differing.add(name)
+        whole = _merge(name, parts)
+        return whole[: self._decoder.vocab_size] if _is_vocabulary(name) else whole
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._moves)
+
+    def __len__(self) -> int:
+        return len(self._moves)
 
 
 class _Shard(Mapping[str, Tensor]):
@@ -278,12 +310,16 @@ def _vocab_size(
     )
 
 
-def _config(checkpoint: MegatronCheckpoint, spelling: megatron.Spelling, chunk_length: int | None) -> Config:
-    """What the checkpoint holds by its options and tensor names, its vocabulary padded."""
+def _config(checkpoint: MegatronCheckpoint, chunk_length: int | None) -> tuple[megatron.Spelling, Config]:
+    """How the checkpoint spells its names, and what it holds by its options and names, its vocabulary padded."""
     options, names = checkpoint.options, checkpoint.ranks[0]
-    if megatron_retro.retro_layers_of(names):
-        return megatron_retro.retro_config_from_options(options, names, spelling, chunk_length)
-    return megatron.config_from_options(options, final_norm=megatron.has_final_norm(names))
+    try:
+        spelling = megatron.spelling_of(names)
+        if megatron_retro.retro_layers_of(names):
+            return spelling, megatron_retro.retro_config_from_options(options, names, spelling, chunk_length)
+        return spelling, megatron.config_from_options(options, final_norm=megatron.has_final_norm(names))
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.path}: {error}") from error
 
 
 def _rules(config: Config, spelling: megatron.Spelling) -> list[Rule]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from retrolit.checkpoint.model_folder import open_model
+from retrolit.checkpoint.megatron_files import open_weights
 from retrolit.checkpoint.model_types import decoder_of, empty_model
 from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.data.batch import Batch
@@ -152,7 +152,9 @@ class LanguageModule(L.LightningModule, ABC):
         if self.init_from is None:
             return {}
         path = Path(self.init_from)
-        config, tensors = open_model(path)
+        ours = self.config
+        length = ours.chunk_length if isinstance(ours, RetroConfig) else None
+        config, tensors = open_weights(path, decoder_of(ours).vocab_size, length)
         if type(config) is not type(self.config):
             raise ValueError(f"model.init_from: {path} holds a {_kind_of(config)}, expected a {_kind_of(self.config)}")
         told = [

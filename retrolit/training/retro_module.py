@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from retrolit.checkpoint import load_model
-from retrolit.checkpoint.model_folder import open_model
+from retrolit.checkpoint.megatron_files import open_weights
 from retrolit.checkpoint.model_types import DECODER, empty_model
 from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.data.batch import Batch
 from retrolit.evaluation.loss_totals import LossTotals
 from retrolit.evaluation.retrieval_gain import RetrievalTotals
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
-from retrolit.training.first_weights import Stored
+from retrolit.training.first_weights import Stored, fill
 from retrolit.training.module import WITHOUT_WEIGHTS, LanguageModule
 from retrolit.training.pretraining_data import streams
 from retrolit.training.training_data import TrainingData
@@ -85,9 +84,7 @@ class RetroModule(LanguageModule):
         """Those of the GPT to fit the Retro to, unless the run begins with a Retro's."""
         if self.retrofit_from is None or self.init_from is not None:
             return super().given_weights()
-        path = Path(self.retrofit_from)
-        config, tensors = open_model(path)
-        _refuse_retro(config, path)
+        path, config, tensors = self._open_gpt(self.retrofit_from)
         ours, theirs = asdict(self.config.decoder), asdict(config)
         told = "; ".join(
             f"{name} {ours[name]}, of the GPT {theirs[name]}"
@@ -96,7 +93,6 @@ class RetroModule(LanguageModule):
         )
         if told:
             raise ValueError(f"model.config.decoder: expected the config of the GPT in {path}, got {told}")
-        refuse_other_names(empty_model(config).state_dict(), tensors, path)
         return {DECODER + name: Stored(tensors, name, path) for name in tensors}
 
     def configure_model(self) -> None:
@@ -169,8 +165,23 @@ class RetroModule(LanguageModule):
         if not Path(self.retrofit_from).exists() and (self.init_from is not None or not self.starts_fresh):
             self._say(f"{self.retrofit_from} is gone: bits_per_byte_gpt is left out")
             return None
-        dtype = self.decoder.embedding.weight.dtype
-        return _Source(_load_gpt(self.retrofit_from, self.device, dtype))
+        path, config, tensors = self._open_gpt(self.retrofit_from)
+        gpt = empty_model(config).to(self.decoder.embedding.weight.dtype).to_empty(device=self.device)
+        assert isinstance(gpt, GPT)
+        fill(gpt, empty_model(config), {name: Stored(tensors, name, path) for name in tensors}, seed=0)
+        return _Source(gpt.eval())
+
+    def _open_gpt(self, source: str) -> tuple[Path, GPTConfig, Mapping[str, Tensor]]:
+        """Config and tensors of the GPT in this folder or file, the tensors read when they are asked for."""
+        path = Path(source)
+        config, tensors = open_weights(path, self.config.decoder.vocab_size)
+        if isinstance(config, RetroConfig):
+            raise ValueError(
+                f"model.retrofit_from: expected a GPT's model folder, {path} holds a Retro; "
+                "to go on from its weights, name it in model.init_from"
+            )
+        refuse_other_names(empty_model(config).state_dict(), tensors, path)
+        return path, config, tensors
 
     def _say(self, line: str) -> None:
         if self.trainer.is_global_zero:
@@ -203,18 +214,3 @@ class _Source:
         losses = self.gpt.loss(batch.tokens, batch.labels).tokens
         self.totals.add(losses, batch.loss_mask)
         return losses
-
-
-def _load_gpt(path: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
-    gpt = load_model(path, device, dtype)
-    _refuse_retro(gpt.config, Path(path))
-    assert isinstance(gpt, GPT)
-    return gpt
-
-
-def _refuse_retro(config: GPTConfig | RetroConfig, path: Path) -> None:
-    if isinstance(config, RetroConfig):
-        raise ValueError(
-            f"model.retrofit_from: expected a GPT's model folder, {path} holds a Retro; "
-            "to go on from its weights, name it in model.init_from"
-        )

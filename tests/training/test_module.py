@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from retrolit import load_model, save_model
+from retrolit.checkpoint.megatron_files import to_megatron
 from retrolit.models import GPT
 from retrolit.training import ScheduleConfig, newest_checkpoint
 
@@ -118,6 +119,16 @@ def test_a_run_starts_from_the_weights_it_is_given(fit, make_module, tmp_path):
     )
     assert from_folder == from_checkpoint
     assert from_folder[1] < fit("random", module=make_module(**start), max_steps=1)[1] - 0.5
+
+
+def test_a_run_starts_from_megatrons_checkpoint_as_from_the_model_folder_made_of_it(fit, make_module, tmp_path):
+    model = GPT(make_module().config)
+    save_model(model, tmp_path / "model")
+    to_megatron(tmp_path / "model", tmp_path / "megatron", tensor_parallel=2)
+    expected = fit("folder", module=make_module(init_from=str(tmp_path / "model")), max_steps=2)
+    assert fit("megatron", module=make_module(init_from=str(tmp_path / "megatron")), max_steps=2) == expected
+    with pytest.raises(ValueError, match=r"megatron: expected a vocab_size of up to the 512 rows .*, got 513"):
+        fit(module=make_module({"vocab_size": 513}, init_from=str(tmp_path / "megatron")))
 
 
 def test_weights_of_another_model_are_refused(fit, make_module, tmp_path):
