@@ -20,6 +20,7 @@ from retrolit.checkpoint.sharded_files import ShardedCheckpoint, is_sharded
 from retrolit.storage import atomic_write
 from retrolit.storage.files import rename_folder
 from retrolit.training.sharded_checkpoints import ShardedCheckpoints
+from retrolit.training.termination import Termination
 
 FOLDER = "checkpoints"
 
@@ -57,10 +58,12 @@ class Checkpoints(Checkpoint):
         self.every = every
         self.keep = keep
         self._saved_step = -1
+        self._termination = Termination()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A run that goes on has the checkpoint it goes on from; what a killed one was writing is removed."""
         self._saved_step = trainer.global_step
+        self._termination.listen()
         if trainer.is_global_zero:
             for leftover in (Path(trainer.default_root_dir) / FOLDER).glob(".step-*"):
                 _remove(leftover)
@@ -68,23 +71,39 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when the time has come and an optimizer step has just been done."""
+        """Save when the time has come and an optimizer step has just been done; end where that was asked for.
+
+        Lightning calls this class last, so the batch's metrics are logged by now.
+        """
         step = trainer.global_step
-        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
-            return
-        if step != self._saved_step and (step % self.every == 0 or step == trainer.max_steps):
+        due = step != self._saved_step and (step % self.every == 0 or step == trainer.max_steps)
+        if due and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             self._save(trainer)
+        self._termination.stop_if_received(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """End here too: a validation may take longer than there is time."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._termination.stop_if_received(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wait for the last checkpoint, and keep no more than `keep`."""
-        if isinstance(trainer.strategy, ShardedCheckpoints):
-            trainer.strategy.finish_saving()
-        self._keep_newest(trainer)
+        """Wait for the last checkpoint."""
+        self._finish(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save when the machine is taken away, at the last optimizer step that was done."""
-        if isinstance(exception, SIGTERMException) and trainer.global_step != self._saved_step:
-            self._save(trainer)
+        if isinstance(exception, SIGTERMException):
+            if trainer.global_step != self._saved_step:
+                self._save(trainer)
+            self._finish(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let the loop's counters say that exactly the batches of the optimizer steps done are done.
@@ -102,6 +121,11 @@ class Checkpoints(Checkpoint):
         folder = Path(trainer.default_root_dir) / FOLDER
         self._saved_step = trainer.global_step
         trainer.save_checkpoint(folder / f"step-{trainer.global_step:08}.ckpt", weights_only=False)
+        self._keep_newest(trainer)
+
+    def _finish(self, trainer: L.Trainer) -> None:
+        if isinstance(trainer.strategy, ShardedCheckpoints):
+            trainer.strategy.finish_saving()
         self._keep_newest(trainer)
 
     def _keep_newest(self, trainer: L.Trainer) -> None:
@@ -141,12 +165,17 @@ def _is_whole(path: Path) -> bool:
 
 
 def _count_batches(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Set the loop's counters in the checkpoint to what its optimizer steps take in this run."""
+    """Set the loops' counters in the checkpoint to what its optimizer steps take in this run."""
     done = checkpoint["global_step"] * trainer.accumulate_grad_batches
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    loops = checkpoint["loops"]["fit_loop"]
+    progress = loops["epoch_loop.batch_progress"]
     # Lightning saves before it counts a batch as completed, and counts it when it loads.
     counts = {"ready": done, "started": done, "processed": done, "completed": max(0, done - 1)}
     progress.update(total=dict(counts), current=dict(counts), is_last_batch=False)
+    # A validation that comes behind this step is run as a whole, wherever in it the run has ended: so Lightning does
+    # with one that stands at its first batch.
+    begun, none = {"ready": 1, "started": 1}, dict.fromkeys(("ready", "started", "processed", "completed"), 0)
+    loops["epoch_loop.val_loop.batch_progress"].update(total=none | begun, current=none, is_last_batch=False)
 
 
 def _remove(path: Path) -> None:

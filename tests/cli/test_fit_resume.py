@@ -19,10 +19,11 @@ def fit(recipe, retrolit_process):
     def run(*options, interrupted=None):
         command = ["fit", "-c", recipe, *options]
         if interrupted is not None:
-            step, micro_batch, name = interrupted
+            step, micro_batch, name, *validation = interrupted
             Path("interrupt.yaml").write_text(
                 "trainer:\n  callbacks:\n    - class_path: interruptions.SignalAt\n"
-                f"      init_args: {{step: {step}, micro_batch: {micro_batch}, name: {name}}}\n"
+                f"      init_args: {{step: {step}, micro_batch: {micro_batch}, name: {name}, "
+                f"validation: {bool(validation)}}}\n"
             )
             command += ["-c", "interrupt.yaml"]
         return retrolit_process(*command)
@@ -91,6 +92,15 @@ def test_sigterm_saves_the_last_whole_step(micro_batch, expected, fit, metrics):
     assert fit(interrupted=(6, micro_batch, "SIGTERM")) == 143
     # The signal is heeded when its micro-batch is done; the second one completes step 7.
     assert max(path.name for path in (RUN / "checkpoints").iterdir()) == f"step-0000000{6 + micro_batch}.ckpt"
+    assert fit() == 0
+    _check_same_bits(_outcome(metrics), expected)
+
+
+@pytest.mark.parametrize(("step", "name"), [(6, "SIGTERM"), (9, "SIGKILL")])
+def test_a_validation_that_was_cut_off_is_run_again(step, name, expected, fit, metrics):
+    code = 143 if name == "SIGTERM" else -signal.SIGKILL
+    assert fit("--checkpoints.every", 3, interrupted=(step, 0, name, "validation")) == code
+    assert step not in metrics("val/loss")
     assert fit() == 0
     _check_same_bits(_outcome(metrics), expected)
 

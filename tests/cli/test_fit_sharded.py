@@ -53,10 +53,11 @@ def test_stopped_and_gone_on_with_by_other_processes(fit, metrics, retrolit_proc
     kill = ("KillAtRename", {"name": "step-00000010.ckpt"})
     assert fit("runs/many", overlay="sharded", callback=kill) == -signal.SIGKILL
     assert _checkpoints("runs/many") == {"step-00000005.ckpt", ".step-00000010.ckpt.partial"}
-    # Two share each product: from step 5, which was half as many batches when a process read all, to step 10.
-    stop = ("SignalAt", {"step": 11})
-    assert fit("runs/many", overlay="parallel", callback=stop) == -signal.SIGKILL
-    assert _checkpoints("runs/many") == {"step-00000005.ckpt", "step-00000010.ckpt"}
+    # Two share each product, and so read the same samples: from step 5, in twice as many batches, until one is told
+    # to end in the second batch of a step.
+    stop = ("SignalAt", {"step": 10, "micro_batch": 1, "name": "SIGTERM", "rank": 1})
+    assert fit("runs/many", overlay="parallel", callback=stop) == 143
+    assert _checkpoints("runs/many") == {"step-00000010.ckpt", "step-00000011.ckpt"}
     # One process, that had no part in all this.
     assert fit("runs/many") == 0
     _check(expected, metrics, "runs/many")

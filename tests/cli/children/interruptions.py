@@ -9,14 +9,27 @@ import lightning as L
 
 
 class SignalAt(L.Callback):
-    """Sends the process a signal when a micro-batch of a step begins."""
+    """Sends the process a signal when a micro-batch of a step begins, or with `validation` a batch of the validation
+    behind so many steps; with `rank` only that of several processes."""
 
-    def __init__(self, step: int, micro_batch: int = 0, name: str = "SIGKILL") -> None:
+    def __init__(
+        self, step: int, micro_batch: int = 0, name: str = "SIGKILL", rank: int | None = None, validation: bool = False
+    ) -> None:
         self.place = (step, micro_batch)
         self.signal = signal.Signals[name]
+        self.rank = rank
+        self.validation = validation
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if (trainer.global_step, batch_idx % trainer.accumulate_grad_batches) == self.place:
+        if not self.validation:
+            self._signal(trainer, batch_idx % trainer.accumulate_grad_batches)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if self.validation:
+            self._signal(trainer, batch_idx)
+
+    def _signal(self, trainer, micro_batch):
+        if (trainer.global_step, micro_batch) == self.place and self.rank in (None, trainer.global_rank):
             for worker in multiprocessing.active_children() if self.signal == signal.SIGKILL else []:
                 worker.kill()  # as when the machine dies
             os.kill(os.getpid(), self.signal)
