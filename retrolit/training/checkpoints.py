@@ -96,7 +96,8 @@ class Checkpoints(Checkpoint):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Wait for the last checkpoint."""
-        self._finish(trainer)
+        if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            self._finish(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save when the machine is taken away, at the last optimizer step that was done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from typing import Any
 
 import lightning as L
@@ -22,9 +23,10 @@ class Termination:
         self._received = False
 
     def listen(self) -> None:
-        """From now on; Lightning puts back what was there before when the run ends."""
+        """From now on, in the main thread, where alone it can be; Lightning puts back what was there before."""
         self._received = False
-        signal.signal(signal.SIGTERM, self._note)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._note)
 
     def stop_if_received(self, trainer: L.Trainer) -> None:
         """Raises SIGTERMException on all processes where one was told to end; all of them call this."""

@@ -100,7 +100,7 @@ def retrolit_process(monkeypatch) -> Callable[..., int]:
         for process in started:
             process.join(timeout=120)
         codes = [process.exitcode for process in started]
-        if None in codes:
+        if codes[0] is None or None in codes:
             for process in started:
                 process.kill()
             pytest.fail(f"retrolit {' '.join(texts)} did not end within two minutes: {codes}")
