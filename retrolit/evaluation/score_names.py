@@ -9,7 +9,9 @@ PUBLISHED = {"Llama 2 RAG 70B": "Llama 2\nRAG 70B", "InstructGPT-RAG 43B": "GPT\
              "InstructRetro 43B": "Instruct\nRetro 43B", "InstructRetro 48B": "Instruct\nRetro 48B"}  # fmt: skip
 SOURCE = "published: arXiv 2310.07713, tables 1 to 3, zero-shot"
 NAMES = {"exact_match": "EM", "f1": "F1", "first_f1": "paper's F1", "rouge": "ROUGE", "rouge1": "ROUGE-1",
-         "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}  # fmt: skip
+         "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
+         "in_contexts": "in contexts", "in_others_contexts": "by chance", "in_neighbors": "in neighbors",
+         "in_others_neighbors": "by chance"}  # fmt: skip
 
 
 def score_name(name: str) -> str:

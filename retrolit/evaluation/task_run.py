@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from retrolit.evaluation.found import found_scores, texts_read
 from retrolit.evaluation.predictions import RESULTS, SCORES, PredictionFolder, to_line
 from retrolit.evaluation.task import BASE, Task
 from retrolit.evaluation.task_files import Example, read_examples
@@ -155,17 +156,18 @@ def _ask(task: Task, examples: Sequence[Example], asking: Asking, writer: Writer
         contexts, sources = _contexts(
             example, asking.contexts, max(num_contexts, asking.encoder_contexts), passages
         )  # fmt: skip
+        read = " ".join(context.text for context in contexts)
         conversation = task.conversation(example, contexts[:num_contexts], asking.template)
         try:
             prompt = asking.template.prompt(conversation, tokenizer, length - new, num_contexts)
         except ValueError as error:
             raise ValueError(f"{task.name}: {example.id}: {error}") from error
         beside = [tokenizer.encode(context.as_neighbor) for context in contexts[: asking.encoder_contexts]]
-        asked.append((example, prompt, sources, beside))
+        asked.append((example, prompt, sources, beside, read))
     asked.sort(key=lambda one: len(one[1]), reverse=True)
     for start in range(0, len(asked), asking.batch_size):
         batch = asked[start : start + asking.batch_size]
-        given = GivenNeighbors([beside for *_, beside in batch], asking.gate, asking.whole_prompt)
+        given = GivenNeighbors([beside for *_, beside, _ in batch], asking.gate, asking.whole_prompt)
         generations = generator.generate(
             [prompt for _, prompt, *_ in batch], sampling, asking.batch_size,
             given=given if asking.encoder_contexts else None,
@@ -174,8 +176,9 @@ def _ask(task: Task, examples: Sequence[Example], asking: Asking, writer: Writer
             {
                 "id": example.id, "prompt": tokenizer.decode(prompt), "text": made.text,
                 "finish_reason": made.finish_reason, "contexts": sources, "neighbors": _neighbors(made),
+                "read": texts_read(read, made, len(prompt)),
             }
-            for (example, prompt, sources, _), made in zip(batch, generations, strict=True)
+            for (example, prompt, sources, _, read), made in zip(batch, generations, strict=True)
         ]  # fmt: skip
 
 
@@ -214,9 +217,10 @@ def _score(
             file.write(
                 to_line({"id": example.id, "question": question, "prediction": said, "answers": example.answers} | own)
             )
+    found = found_scores([done[example.id]["read"] for example in chosen], answers)
     results = {
         "task": task.name, "title": task.title, "file": path.name, "examples": len(chosen), "of": total,
-        "scores": task.score_all(scores, answers), "published": task.published, "settings": settings,
+        "scores": task.score_all(scores, answers) | found, "published": task.published, "settings": settings,
     }  # fmt: skip
     write_json(folder / RESULTS, results)
     return results

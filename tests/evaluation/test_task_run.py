@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from retrolit.evaluation.found import found_scores
 from retrolit.evaluation.predictions import PredictionFolder
 from retrolit.evaluation.task import Task
 from retrolit.evaluation.task_files import read_examples
@@ -73,9 +74,12 @@ def test_predictions_and_scores_are_those_of_the_generator(questions: Path, tmp_
     line = written[f"t{n}"]
     assert (line["prompt"], line["text"], line["contexts"], line["neighbors"]) == (prompt, made.text, [f"T{n}"], [])
     assert scored[n]["prediction"] == made.text.strip()
-    assert results["scores"] == TASK.score_all(
+    scores = TASK.score_all(
         [TASK.score_one(line["prediction"], line["answers"]) for line in scored], [line["answers"] for line in scored]
     )
+    found = found_scores([line["read"] for line in written.values()], [line["answers"] for line in scored])
+    assert results["scores"] == scores | found
+    assert set(found) == {"in_contexts", "in_others_contexts"}
     assert (results["examples"], results["of"]) == (7, 7)
 
 
