@@ -20,7 +20,9 @@ TRAINER_VERBS = {
     "predict": "write the loss of every token",
 }
 TOOL_VERBS = {
+    "run": "all stages of a recipe folder, one after another: retrolit run quickstart",
     "prepare": "text to tokens, and for Retro to an index and neighbors, as a data.yaml says",
+    "questions": "ask about the documents of a data.yaml, for tuning and evaluation",
     "generate": "continue prompts with a model",
     "chat": "talk to a model",
     "evaluate": "ask a model the questions of the paper's tasks, and score its answers",

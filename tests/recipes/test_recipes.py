@@ -19,7 +19,10 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 ALL = sorted(RECIPES.rglob("*.yaml"))
 DATA = [path for path in ALL if path.name.startswith("data")]
 HARDWARE = [path for path in ALL if path.parent.name == "hardware"]
-TRAINING = [path for path in ALL if path not in DATA + HARDWARE]
+RUNS = [path for path in ALL if path.name == "run.yaml"]
+TASKS = [path for path in ALL if path.name.startswith("task")]
+TEMPLATES = [path for path in ALL if path.name.startswith("template")]
+TRAINING = [path for path in ALL if path not in DATA + HARDWARE + RUNS + TASKS + TEMPLATES]
 
 # Billions of parameters, arXiv 2310.07713: GPT, and the Retro fitted to it.
 PAPER = {

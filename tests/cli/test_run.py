@@ -1,0 +1,126 @@
+"""`retrolit run`: stages one after another, interrupted and started again, on the recipe's text and on one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from retrolit.cli.main import main
+from retrolit.cli.run import run_names
+
+DATA = """\
+folder: prepared
+tokens:
+  corpora:
+    own:
+      source: text.txt
+      separator: ""
+  tokenizer: {type: bytes}
+  splits: {train: 1.0}
+"""
+PLAN = """\
+corpus: data.yaml
+stages:
+  - does: text to tokens
+    paper: section 3
+    command: prepare -c recipes/data.yaml
+  - does: a look
+    command: inspect documents prepared --number 1
+next: [something else]
+"""
+
+
+@pytest.fixture
+def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of recipes, and a text beside where it is run."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "data.yaml").write_text(DATA)
+    (folder / "run.yaml").write_text(PLAN)
+    (folder / "text.txt").write_text("a text that came with the recipe\n\nand a second one")
+    return folder
+
+
+def run(*arguments: str) -> int:
+    return main(["run", *arguments])
+
+
+def test_finished_stages_are_not_done_again(recipes: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("own", "--folder", "there") == 0
+    out, err = capfd.readouterr()
+    assert "came with the recipe" in out or "and a second one" in out
+    assert "[1/2] text to tokens  section 3" in err
+    assert "something else" in err
+    stages = Path("there/stages.json").read_text()
+    assert [stage["command"] for stage in json.loads(stages).values()].count("prepare -c recipes/data.yaml") == 1
+    assert run("own", "--folder", "there") == 0
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("done before") == 2
+    assert Path("there/stages.json").read_text() == stages
+
+
+def test_a_stage_that_fails_ends_the_run_which_goes_on_from_there(
+    recipes: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (recipes / "run.yaml").write_text(PLAN.replace("inspect documents prepared", "inspect documents elsewhere"))
+    assert run("own", "--folder", "there") == 2
+    err = capfd.readouterr().err
+    assert "stage 2 (a look) ended with exit code 2" in err
+    assert "the same command goes on from there" in err
+    assert len(json.loads(Path("there/stages.json").read_text())) == 1
+    assert run("own", "--folder", "there") == 2
+    assert capfd.readouterr().err.count("done before") == 1
+
+
+def test_what_is_typed_in_and_what_recipes_say_count(recipes: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("own", "--folder", "there") == 0
+    changed = Path("there/recipes/data.yaml")
+    changed.write_text(changed.read_text() + "# a remark\n")
+    capfd.readouterr()
+    assert run("own", "--folder", "there") == 0
+    assert "done before" not in capfd.readouterr().err
+
+
+def test_a_text_of_ones_own_takes_the_place_of_the_recipes(recipes: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    Path("mine/first.txt").write_text("a text of my own")
+    assert run("own", "--folder", "there", "--corpus", "mine") == 0
+    assert "a text of my own" in capfd.readouterr().out
+    assert str(Path("mine").resolve()) in Path("there/recipes/data.yaml").read_text()
+    assert run("own", "--folder", "there", "--corpus", "mine") == 0
+    assert run("own", "--folder", "there") == 0  # goes on with what is there
+    Path("other.txt").write_text("another one")
+    capfd.readouterr()
+    assert run("own", "--folder", "there", "--corpus", "other.txt") == 2
+    assert "is about another text than --corpus other.txt; name another --folder" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("plan", "data", "arguments", "message"),
+    [
+        (PLAN, DATA, ["nothing"], "nothing: expected a folder of recipes with a run.yaml, e.g. "),
+        (PLAN, DATA, ["own", "--corpus", "no.txt"], "--corpus no.txt: expected a file or folder of text"),
+        (PLAN.replace("corpus: data.yaml\n", ""), DATA, ["own", "--corpus", "own"], "names no recipe with a corpus"),
+        (PLAN, "folder: x\n", ["own", "--corpus", "own"], "expected a line `source: ...` to replace"),
+        ("stages: []", DATA, ["own"], "stages: expected a list of at least one, got []"),
+        ("corpus: data.yaml", DATA, ["own"], "but it lacks stages"),
+        (PLAN + "colour: red", DATA, ["own"], "but it has an unknown colour"),
+        ("stages: [{does: nothing}]", DATA, ["own"], "stage 1: expected the fields does, command, paper, says, but it"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_a_sentence(
+    recipes: Path, capfd: pytest.CaptureFixture[str], plan: str, data: str, arguments: list[str], message: str
+) -> None:
+    (recipes / "run.yaml").write_text(plan)
+    (recipes / "data.yaml").write_text(data)
+    assert run(*arguments, "--folder", "there") == 2
+    assert message in capfd.readouterr().err
+    assert not Path("there/stages.json").exists()
+
+
+def test_the_quickstart_can_be_run() -> None:
+    assert {"quickstart", "tiny"} <= set(run_names())
