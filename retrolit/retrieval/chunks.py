@@ -15,11 +15,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from retrolit.storage import atomic_write
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import ArrayLike, NDArray
 
     from retrolit.tokens import TokenStore
@@ -46,27 +51,30 @@ class ChunkDatabase:
 
     Every document is taken to end in its end-of-document token, as `retrolit prepare` writes them. A document that is
     empty but for this token has no chunk. Adding a store at the end leaves the ids of all others as they were.
+
+    With a `folder`, where the documents lie (24 bytes each) is written there once, and mapped by every process of a
+    machine from then on; else, and where nothing can be written, each process has it in memory.
     """
 
-    def __init__(self, stores: Sequence[TokenStore], chunk_length: int = 64) -> None:
+    def __init__(self, stores: Sequence[TokenStore], chunk_length: int = 64, folder: Path | None = None) -> None:
         if chunk_length < 1:
             raise ValueError(f"chunk_length: expected at least 1 token, got {chunk_length}")
         if not stores:
             raise ValueError("ChunkDatabase: expected at least one token store, got none")
         self.stores = tuple(stores)
         self.chunk_length = chunk_length
-        starts = [np.asarray(store.document_starts, dtype=np.int64) for store in self.stores]
-        # Documents are numbered over all stores; a document's first token and the position after its last one.
-        self._document_start = np.concatenate([s[:-1] for s in starts])
-        self._document_end = np.maximum(np.concatenate([s[1:] for s in starts]) - 1, self._document_start)
-        self._first_document = _running_sum([len(s) - 1 for s in starts])
-        self._first_chunk = _running_sum(-(-(self._document_end - self._document_start) // chunk_length))
+        self.folder = folder
+        # Documents are numbered over all stores.
+        self._first_document = _running_sum([len(store) for store in self.stores])
+        documents = self._documents() if folder is None else self._mapped_documents(folder)
+        # A document's first token and the position after its last one; its first chunk, and the end of the last's.
+        self._document_start, self._document_end, self._first_chunk = documents[0, :-1], documents[1, :-1], documents[2]
         # Plain arrays over the same memory maps: indexing them skips np.memmap's bookkeeping.
         self._streams = [np.asarray(store.tokens) for store in self.stores]
 
     def __reduce__(self) -> tuple:
         """Another process opens the stores itself."""
-        return ChunkDatabase, (self.stores, self.chunk_length)
+        return ChunkDatabase, (self.stores, self.chunk_length, self.folder)
 
     def __len__(self) -> int:
         return int(self._first_chunk[-1])
@@ -180,6 +188,26 @@ class ChunkDatabase:
         last = int(spans.end - self._document_start[document]) - 1
         name = f"{store.prefix.parent.name}/{store.prefix.name}"
         return f"{name}: {store.source(int(spans.document))}, tokens {first}-{last}"
+
+    def _documents(self) -> NDArray[np.int64]:
+        """Start, end and first chunk of every document, and at the end the number of chunks: (3, documents + 1)."""
+        starts = [np.asarray(store.document_starts, dtype=np.int64) for store in self.stores]
+        documents = np.zeros((3, int(self._first_document[-1]) + 1), np.int64)
+        documents[0, :-1] = np.concatenate([own[:-1] for own in starts])
+        documents[1, :-1] = np.maximum(np.concatenate([own[1:] for own in starts]) - 1, documents[0, :-1])
+        documents[2] = _running_sum(-(-(documents[1, :-1] - documents[0, :-1]) // self.chunk_length))
+        return documents
+
+    def _mapped_documents(self, folder: Path) -> NDArray[np.int64]:
+        """As `_documents`, of a file that is made where it is missing."""
+        path = folder / f"documents-{self.fingerprint[:16]}.npy"
+        if not path.is_file():
+            documents = self._documents()
+            with suppress(OSError), atomic_write(path) as file:
+                np.save(file, documents)
+            if not path.is_file():
+                return documents
+        return np.asarray(np.load(path, mmap_mode="r"))
 
     def _start(self, ids: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.int64]:
         return self._document_start[documents] + (ids - self._first_chunk[documents]) * self.chunk_length

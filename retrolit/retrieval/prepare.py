@@ -127,7 +127,9 @@ class PreparedRetrieval:
 
     def database(self) -> ChunkDatabase:
         """The chunk database."""
-        return ChunkDatabase([TokenStore(prefix) for prefix in self.stores], self.chunk_length)
+        return ChunkDatabase(
+            [TokenStore(prefix) for prefix in self.stores], self.chunk_length, self.index_folder.parent
+        )
 
 
 def prepare_retrieval(
@@ -152,7 +154,7 @@ def prepare_retrieval(
     folder = Path(folder) / "retrieval"
     tokenizer = load_tokenizer(tokens.tokenizer_folder)
     stores = _database_stores(config.corpora, tokens)
-    database = ChunkDatabase([TokenStore(prefix) for prefix in stores], config.chunk_length)
+    database = ChunkDatabase([TokenStore(prefix) for prefix in stores], config.chunk_length, folder)
     earlier = EarlierIndex(config.extends, database) if config.extends is not None else None
     embedder_folder = earlier.embedder if earlier else _prepare_embedder(config.embedder, database, tokenizer, folder)
     embedder = load_embedder(embedder_folder, tokenizer)

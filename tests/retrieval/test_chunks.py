@@ -160,3 +160,20 @@ def test_a_checksum_names_the_tokens_and_where_documents_end(database: ChunkData
     write_store(tmp_path / "apart", [[1] * 65 + [EOD], [1] * 64 + [EOD]], 10)
     joined, apart = (ChunkDatabase([TokenStore(tmp_path / name)], M) for name in ("joined", "apart"))
     assert joined.checksum(0, len(joined)) != apart.checksum(0, len(apart))
+
+
+def test_processes_map_where_the_documents_lie_and_read_no_index(database: ChunkDatabase, tmp_path: Path) -> None:
+    def opened(folder: Path) -> ChunkDatabase:
+        return ChunkDatabase([TokenStore(store.prefix) for store in database.stores], M, folder)
+
+    first = opened(tmp_path / "kept")
+    assert [path.suffix for path in (tmp_path / "kept").iterdir()] == [".npy"]
+    for other in (opened(tmp_path / "kept"), pickle.loads(pickle.dumps(first))):
+        assert not any("document_starts" in vars(store) for store in other.stores)
+        assert isinstance(other._first_chunk.base.base, np.memmap)
+        ids = np.arange(len(database))
+        for ours, theirs in zip(other.locate(ids), database.locate(ids), strict=True):
+            assert np.array_equal(ours, theirs)
+        assert np.array_equal(other.neighbor_tokens(ids)[0], database.neighbor_tokens(ids)[0])
+    (tmp_path / "file").touch()
+    assert len(opened(tmp_path / "file")) == len(database)  # nothing can be written there
