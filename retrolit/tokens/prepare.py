@@ -31,7 +31,7 @@ from retrolit.tokens.progress import Progress, silent
 from retrolit.tokens.readers import Document
 from retrolit.tokens.store import TokenStore
 from retrolit.tokens.tokenize import DATABASE, Tokenizing, join_blocks, join_database, text_length
-from retrolit.tokens.tokenizer import load_tokenizer
+from retrolit.tokens.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["CorpusConfig", "PreparedTokens", "TokenizerConfig", "TokensConfig", "prepare_tokens"]
 
@@ -122,7 +122,7 @@ def prepare_tokens_share(
         shares = shares_of(corpus.config, config.splits)
         jobs[name] = job(name, corpus, partial(join_blocks, shares=shares), {"splits": shares}, {})
     weights = {name: corpus.weight for name, corpus in config.corpora.items()}
-    prepared = run_jobs(jobs, tokenizer_folder, weights, folder, share, progress, processes)
+    prepared = run_jobs(jobs, tokenizer_folder, tokenizer, weights, folder, share, progress, processes)
     if prepared is None or not config.database_only:
         return prepared
     evaluated = [prefix for split in ("validation", "test") for prefix in prepared.stores[split].values()]
@@ -152,6 +152,7 @@ def shares_of(corpus: CorpusSettings, splits: dict[str, float]) -> dict[str, flo
 def run_jobs(
     jobs: dict[str, StoresJob],
     tokenizer_folder: Path,
+    tokenizer: Tokenizer,
     weights: dict[str, float | None],
     folder: Path,
     share: Share,
@@ -168,7 +169,7 @@ def run_jobs(
         for split in SPLITS
     }
     together = {name: manifest.fingerprint for name, manifest in manifests.items()}
-    key = fingerprint([load_tokenizer(tokenizer_folder).fingerprint, together])
+    key = fingerprint([tokenizer.fingerprint, together])
     return PreparedTokens(tokenizer_folder, folders, stores, weights, manifests, key)
 
 

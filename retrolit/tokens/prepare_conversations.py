@@ -96,7 +96,7 @@ def prepare_conversations(
             size=_length,
         )
     weights = {name: corpus.weight for name, corpus in config.corpora.items()}
-    return run_jobs(jobs, tokenizer_folder, weights, folder, share, progress, processes)
+    return run_jobs(jobs, tokenizer_folder, tokenizer, weights, folder, share, progress, processes)
 
 
 @dataclass

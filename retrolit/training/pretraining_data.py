@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retrolit.data.document_windows import DocumentWindows
 from retrolit.data.neighbors import SampleNeighbors
-from retrolit.data.preparation import DataConfig, prepare
+from retrolit.data.preparation import DataConfig, Prepared, prepare
 from retrolit.data.pretraining import EvaluationSamples, PretrainingSamples, TrainingWindows
 from retrolit.retrieval import PreparedRetrieval, PreparedRetriever
 from retrolit.storage import fingerprint
@@ -92,6 +92,8 @@ class PretrainingData(TrainingData):
         """Name of each corpus that is in the database and in no split -> its documents."""
         self.neighbors_fingerprint = ""
         """Of the training neighbors; empty where none are read."""
+        self._prepared: Prepared | None = None
+        """By this process, and not opened yet."""
         self.evaluation_stride: int | None = None
         """Tokens from one evaluation window to the next of its document; None for windows of the whole stream."""
 
@@ -99,11 +101,11 @@ class PretrainingData(TrainingData):
 
     def prepare_data(self) -> None:
         """Tokens and, for a Retro, index and neighbors, where they are missing; on one process of each machine."""
-        prepare(self.config, visible)
+        self._prepared = prepare(self.config, visible)
 
     def open(self) -> None:
         """Open what is prepared. Raises ValueError where a corpus is too short."""
-        prepared = prepare(self.config)
+        prepared, self._prepared = self._prepared or prepare(self.config), None  # looked at again before another use
         tokens = prepared.tokens
         self.fingerprint = tokens.fingerprint
         self.tokenizer = load_tokenizer(tokens.tokenizer_folder)
