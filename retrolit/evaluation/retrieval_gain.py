@@ -67,3 +67,11 @@ class RetrievalTotals:
         """Whether random neighbors cost more than noise can explain."""
         cost, error = self.cost_of_random.result(reduce)
         return cost > NOISE * error
+
+
+def not_used(result: dict[str, float]) -> str:
+    """What is said aloud where it is not."""
+    return (
+        "RETRIEVAL IS NOT BEING USED: neighbors of random chunks are as good as those retrieved, "
+        f"{result['bits_per_byte_random']:.4f} and {result['bits_per_byte']:.4f} bits per byte"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from retrolit.checkpoint.model_types import model_type_of
 from retrolit.data.batch import Batch
+from retrolit.evaluation.retrieval_gain import RetrievalTotals, not_used
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
 from retrolit.models.lora import LoRAConfig, add_lora
 from retrolit.training.module import LanguageModule
@@ -47,6 +48,7 @@ class InstructRetroModule(LanguageModule):
         self.lora = lora
         self.counted = torch.tensor(0.0)
         """Trained tokens of the optimizer step so far, on this device."""
+        self.retrieval_totals = RetrievalTotals()
 
     @property
     def decoder(self) -> GPT:
@@ -82,6 +84,39 @@ class InstructRetroModule(LanguageModule):
         assert self.model is not None
         neighbors = (batch.neighbor_tokens, batch.neighbor_mask) if self.gate else ()
         return self.model.loss(batch.tokens, batch.labels, batch.loss_mask, *neighbors, segments=batch.segments)
+
+    def start_evaluation(self, split: str) -> None:
+        """Begin; with all kinds of neighbors where the gate is 1."""
+        super().start_evaluation(split)
+        self.retrieval_totals = RetrievalTotals()
+
+    def evaluate(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Add one batch; its token losses (B, T) come back. Where the gate is 1 it is read with the retrieved
+        neighbors, with none, and with those of another conversation at the same chunks."""
+        if not self.gate:
+            return super().evaluate(batch, batch_idx)
+        assert batch.neighbor_tokens is not None
+        assert batch.neighbor_mask is not None
+        # The next sample's; of a batch of one, the next chunk's.
+        of = 0 if len(batch.tokens) > 1 else 1
+        tokens, mask = batch.neighbor_tokens.roll(1, of), batch.neighbor_mask.roll(1, of)
+        losses = {
+            "retrieved": self.loss(batch).tokens,
+            "none": self.loss(replace(batch, neighbor_tokens=None, neighbor_mask=None)).tokens,
+            "random": self.loss(replace(batch, neighbor_tokens=tokens, neighbor_mask=mask)).tokens,
+        }
+        self.retrieval_totals.add(**losses, mask=batch.loss_mask)
+        return losses
+
+    def results(self, split: str) -> dict[str, float]:
+        """loss, perplexity and bits_per_byte of the replies; where the gate is 1 also bits_per_byte_none and _random,
+        and the retrieval_gain: none - retrieved. Says so where retrieval is not being used."""
+        if not self.gate:
+            return super().results(split)
+        results = self.retrieval_totals.result(self.sum_over_devices, self.data.bytes_per_token(split))
+        if not self.retrieval_totals.is_used(self.sum_over_devices):
+            self.say(not_used(results))
+        return results
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum over the micro-batch's trained tokens, divided by how many they would be if all tokens were trained.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ class LanguageModule(L.LightningModule, ABC):
         config: What the model is made of.
         optimizer: AdamW's settings.
         schedule: The learning rate over the run.
-        init_from: A model folder or a checkpoint to take the first weights from; random ones when not given.
+        init_from: A model folder or a checkpoint, Megatron's too, to take the first weights from; random ones when not
+            given.
         compile: Compile each layer with torch.compile (worth it on GPUs).
         checkpoint_activations: Keep only each layer's input and compute the layer again in the backward pass:
             less memory, about a third more time.
@@ -190,6 +191,11 @@ class LanguageModule(L.LightningModule, ABC):
         strategy = self.trainer.strategy
         return strategy.reduce(sums.to(strategy.root_device), reduce_op="sum")  # pyright: ignore[reportReturnType]
 
+    def say(self, line: str) -> None:
+        """Print a line, on the first process."""
+        if self.trainer.is_global_zero:
+            print(line, flush=True)
+
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
         self.start_evaluation("validation")
@@ -218,6 +224,10 @@ class LanguageModule(L.LightningModule, ABC):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """(B, T) float32: every token's loss in nats."""
         return self.loss(batch).tokens
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """The loss mask in float32: in bf16-true Lightning makes it bfloat16, which cannot count beyond 256."""
+        return replace(batch, loss_mask=batch.loss_mask.float())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make this micro-batch's randomness (dropout) a function of where the run stands and of nothing before it.

@@ -15,7 +15,7 @@ from retrolit.checkpoint.model_types import DECODER, empty_model
 from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.data.batch import Batch
 from retrolit.evaluation.loss_totals import LossTotals
-from retrolit.evaluation.retrieval_gain import RetrievalTotals
+from retrolit.evaluation.retrieval_gain import RetrievalTotals, not_used
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
 from retrolit.training.first_weights import Stored, fill
 from retrolit.training.module import WITHOUT_WEIGHTS, LanguageModule
@@ -143,10 +143,7 @@ class RetroModule(LanguageModule):
         if split in self.gpt_bits_per_byte:
             results["bits_per_byte_gpt"] = self.gpt_bits_per_byte[split]
         if not self.retrieval_totals.is_used(self.sum_over_devices):
-            self._say(
-                "RETRIEVAL IS NOT BEING USED: neighbors of random chunks are as good as those retrieved, "
-                f"{results['bits_per_byte_random']:.4f} and {results['bits_per_byte']:.4f} bits per byte"
-            )
+            self.say(not_used(results))
         return results
 
     def settings(self) -> dict[str, Any]:
@@ -163,7 +160,7 @@ class RetroModule(LanguageModule):
         if self.retrofit_from is None or not whole or self.trainer.sanity_checking:
             return None
         if not Path(self.retrofit_from).exists() and (self.init_from is not None or not self.starts_fresh):
-            self._say(f"{self.retrofit_from} is gone: bits_per_byte_gpt is left out")
+            self.say(f"{self.retrofit_from} is gone: bits_per_byte_gpt is left out")
             return None
         path, config, tensors = self._open_gpt(self.retrofit_from)
         gpt = empty_model(config).to(self.decoder.embedding.weight.dtype).to_empty(device=self.device)
@@ -182,10 +179,6 @@ class RetroModule(LanguageModule):
             )
         refuse_other_names(empty_model(config).state_dict(), tensors, path)
         return path, config, tensors
-
-    def _say(self, line: str) -> None:
-        if self.trainer.is_global_zero:
-            print(line, flush=True)
 
 
 def check_neighbors(config: RetroConfig, data: TrainingData, stage: str) -> None:

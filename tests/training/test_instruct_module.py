@@ -188,6 +188,32 @@ def test_gate_1_moves_every_weight_and_samples_without_neighbors_are_the_decoder
     assert not torch.allclose(losses[1], alone[1], atol=1e-2)
 
 
+@pytest.mark.parametrize(("gate", "samples"), [(1, 4), (1, 1), (0, 4)])
+def test_replies_are_evaluated_with_every_kind_of_neighbors(gate, samples, make_replies, retro):
+    data = make_replies(neighbors=2)
+    data.setup("inspect")
+    batch = data.training_samples()[range(samples)]
+    module = make_module(retro, gate=gate)
+    module.configure_model()
+    module.start_evaluation("test")
+    losses = module.evaluate(batch, 0)
+    alone = module.decoder.loss(batch.tokens, batch.labels).tokens
+    if not gate:
+        assert list(losses) == ["gpt"]
+        torch.testing.assert_close(losses["gpt"], alone)
+        return
+    torch.testing.assert_close(losses["retrieved"], module.loss(batch).tokens)
+    torch.testing.assert_close(losses["none"], alone)
+    others = replace(batch)
+    others.neighbor_tokens = torch.cat([batch.neighbor_tokens[-1:], batch.neighbor_tokens[:-1]])
+    others.neighbor_mask = torch.cat([batch.neighbor_mask[-1:], batch.neighbor_mask[:-1]])
+    if samples == 1:  # of the chunk before
+        order = [batch.neighbor_tokens.shape[1] - 1, *range(batch.neighbor_tokens.shape[1] - 1)]
+        others.neighbor_tokens, others.neighbor_mask = batch.neighbor_tokens[:, order], batch.neighbor_mask[:, order]
+    torch.testing.assert_close(losses["random"], module.loss(others).tokens)
+    assert not torch.allclose(losses["random"], losses["retrieved"])
+
+
 def test_a_gpt_is_tuned_as_the_decoder_of_a_retro(fit, retro, tmp_path):
     """The paper's baseline, through the same code."""
     retros = fit("retro")
