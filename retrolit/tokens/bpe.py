@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
@@ -17,6 +18,7 @@ from retrolit.tokens.tokenizer import END_OF_DOCUMENT, eos_token_beside, to_utf8
 # The token that closes a document, when neither the caller nor tokenizer_config.json names it: the first of these.
 USUAL_EOD_TOKENS = (END_OF_DOCUMENT, "</s>", "<|end_of_text|>", "<eos>", "<|eos|>")
 
+BEFORE_SPACE = re.compile(r"(?<=\S)[ \t\r\n]")
 BETWEEN_WORDS = re.compile(r"(?<=\w) (?=\w)")
 
 SMALLEST_BPE = 256 + 1  # every byte, and the end of a document
@@ -25,10 +27,11 @@ SMALLEST_BPE = 256 + 1  # every byte, and the end of a document
 class BPETokenizer:
     """A tokenizer described by the text of a tokenizer.json, which is kept and saved as it came."""
 
-    def __init__(self, content: str, eod_token: str) -> None:
+    def __init__(self, content: str, eod_token: str, parsed: tokenizers.Tokenizer | None = None) -> None:
+        """`parsed` is what the library makes of `content`, where that was done before."""
         self._content = content
         self.eod_token = eod_token
-        self._tokenizer = tokenizers.Tokenizer.from_str(content)
+        self._tokenizer = parsed or tokenizers.Tokenizer.from_str(content)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         # Marked as special, and special tokens are never read from text: no document can forge its own end.
@@ -54,6 +57,20 @@ class BPETokenizer:
             raise
         return [encoding.ids for encoding in encodings]
 
+    @cached_property
+    def spaces_begin_words(self) -> bool:
+        """Whether any text can be cut before white space that follows another character: both parts have by themselves
+        the ids that they have together.
+
+        So it is with GPT-2's way to divide a text into words, in which white space only ever begins one; here it is
+        known of that way alone.
+        """
+        words, added = self._tokenizer.pre_tokenizer, self._tokenizer.get_added_tokens_decoder().values()
+        if words is None or self._tokenizer.normalizer is not None or not all(token.special for token in added):
+            return False
+        settings = json.loads(words.__getstate__())
+        return settings["type"] == "ByteLevel" and settings["use_regex"] and not settings["add_prefix_space"]
+
     def seam(self, text: str) -> int:
         """A place in the text where it can be cut: whatever follows the text, both parts have by themselves the ids
         that they have together. 0 where there is none.
@@ -61,6 +78,8 @@ class BPETokenizer:
         It lies between two words, which no token joins, and so far before the end that nothing behind the text reaches
         it: not the words that it may lengthen, not a token that is read as a whole ("added" to the vocabulary).
         """
+        if self.spaces_begin_words:
+            return max((space.start() for space in BEFORE_SPACE.finditer(text)), default=0)
         normalizer = self._tokenizer.normalizer
         if self._tokenizer.pre_tokenizer is None or (normalizer and normalizer.normalize_str(text) != text):
             return 0
@@ -102,7 +121,7 @@ def load_tokenizer_json(path: Path, eod_token: str | None = None) -> BPETokenize
         raise ValueError(f"{path}: expected a tokenizer.json of Hugging Face's tokenizers library ({error})") from error
     if eod_token is None:
         eod_token = eos_token_beside(path)
-    return BPETokenizer(content, _check_eod(tokenizer, eod_token, path))
+    return BPETokenizer(content, _check_eod(tokenizer, eod_token, path), tokenizer)
 
 
 def load_gpt2_files(vocab: Path, merges: Path, eod_token: str | None = None) -> BPETokenizer:

@@ -83,13 +83,20 @@ class ChatTemplate(ABC):
         """The first contexts as one text."""
 
     @cached_property
-    def beginning(self) -> str:
-        """The text that every conversation begins with unless it has a system message of its own; perhaps empty."""
-        firsts = []
-        for said, contexts in (("a", ""), ("b", "c")):
-            turns = [Message("user", said), Message("assistant", said)]
-            firsts.append(self.pieces(Conversation(turns), contexts)[0][0])
-        return commonprefix([first for first in firsts if type(first) is str])  # noqa: RUF071 (texts, no paths)
+    def beginnings(self) -> list[str]:
+        """Texts that conversations begin with unless they have a system message of their own, the longest first: one
+        for those without contexts, one for all."""
+        firsts = {(said, with_contexts): self.pieces(_talk(said), "c" * with_contexts)[0][0]
+                  for said in "ab" for with_contexts in (0, 1)}  # fmt: skip
+        without = [firsts["a", 0], firsts["b", 0]]
+        found = [_common([*texts]) for texts in (without, [*without, firsts["a", 1]])]
+        return [text for text in dict.fromkeys(found) if text]
+
+    @cached_property
+    def prompt_end(self) -> str:
+        """The text that prompts end with; perhaps empty."""
+        lasts = [self.pieces(Conversation([Message("user", said)]), "")[-1][0] for said in "ab"]
+        return _common([last if type(last) is Special else last[::-1] for last in lasts])[::-1]
 
     @cached_property
     def reply_ends(self) -> tuple[list[str], list[str]]:
@@ -167,7 +174,8 @@ class ChatTemplate(ABC):
                     "reply, got one that ends with the user's turn"
                 )
         written = [self.pieces(each, self.contexts_text(each, num_contexts)) for each in conversations]
-        encoded = _encode(written, tokenizer, self.name, self.beginning if len(written) > 1 else "")
+        shared = (self.beginnings, self.prompt_end) if len(written) > 1 else ([], "")
+        encoded = _encode(written, tokenizer, self.name, *shared)
         rendered: list[Rendered | None] = []
         for conversation, pieces, ids in zip(conversations, written, encoded, strict=True):
             if sum(map(len, ids)) > max_length:
@@ -257,24 +265,28 @@ def load_chat_template(name: str | Path) -> ChatTemplate:
     return TextTemplate.load(built_in)
 
 
+def _talk(said: str) -> Conversation:
+    return Conversation([Message("user", said), Message("assistant", said)])
+
+
+def _common(texts: Sequence[str]) -> str:
+    """What all the texts begin with; nothing where one is a special token."""
+    return "" if any(type(text) is Special for text in texts) else commonprefix(texts)  # noqa: RUF071 (texts, no paths)
+
+
 def _encode(
-    written: Sequence[list[Piece]], tokenizer: Tokenizer, name: str, beginning: str = ""
+    written: Sequence[list[Piece]], tokenizer: Tokenizer, name: str, beginnings: Sequence[str] = (), end: str = ""
 ) -> list[list[list[int]]]:
     """The ids of each piece of each conversation; all texts go to the tokenizer at once, equal ones only once, and so
-    does the `beginning` that many share, as far as it can be cut off without changing an id."""
+    do the beginnings and the end that many share, as far as these can be cut off without changing an id."""
     numbers: dict[str, int] = {}
     for pieces in written:
         for text, _ in pieces:
             if type(text) is str:
                 numbers.setdefault(text, len(numbers))
     texts = list(numbers)
-    seam = tokenizer.seam(beginning) if beginning and isinstance(tokenizer, BPETokenizer) else 0
-    if seam:
-        begins = [text.startswith(beginning) for text in texts]
-        texts = [text[seam:] if cut else text for text, cut in zip(texts, begins, strict=True)]
-        first = tokenizer.encode(beginning[:seam])
-        ids = tokenizer.encode_batch(texts)
-        ids = [first + rest if cut else rest for rest, cut in zip(ids, begins, strict=True)]
+    if isinstance(tokenizer, BPETokenizer) and (beginnings or end):
+        ids = _encode_apart(texts, tokenizer, beginnings, end)
     else:
         ids = tokenizer.encode_batch(texts)
     specials: dict[str, list[int]] = {END: [tokenizer.eod_id]}
@@ -293,15 +305,47 @@ def _encode(
     return [[ids[numbers[text]] if type(text) is str else special(text) for text, _ in pieces] for pieces in written]
 
 
+def _encode_apart(
+    texts: Sequence[str], tokenizer: BPETokenizer, beginnings: Sequence[str], end: str
+) -> list[list[int]]:
+    """As `encode_batch`, with what texts begin or end with encoded once."""
+    heads = [(beginning, seam) for beginning in beginnings if (seam := tokenizer.seam(beginning))]
+    head_ids = [tokenizer.encode(beginning[:seam]) for beginning, seam in heads]
+    cut_end = tokenizer.spaces_begin_words and end[:1] in (" ", "\n")
+    end_ids = tokenizer.encode(end) if cut_end else []
+    nothing: list[int] = []
+    rests, around = [], []
+    for text in texts:
+        start, stop, before, behind = 0, len(text), nothing, nothing
+        for (beginning, seam), ids in zip(heads, head_ids, strict=True):
+            if text.startswith(beginning):
+                start, before = seam, ids
+                break
+        if cut_end and text.endswith(end) and stop - len(end) >= max(start, 1):
+            place = stop - len(end)
+            if not text[place - 1].isspace():
+                stop, behind = place, end_ids
+        rests.append(text[start:stop])
+        around.append((before, behind))
+    encoded = tokenizer.encode_batch(rests)
+    return [
+        ids if before is behind else before + ids + behind
+        for ids, (before, behind) in zip(encoded, around, strict=True)
+    ]
+
+
 def _masked(pieces: list[Piece], ids: list[list[int]], train_on: TrainOn) -> Rendered:
-    first = max(reply for _, reply in pieces) if train_on == "last" else 0
+    # The last piece is of the last reply.
+    first = pieces[-1][1] if train_on == "last" else 0
     tokens: list[int] = []
     mask: list[bool] = []
     reply_bytes = 0
     for (text, reply), piece in zip(pieces, ids, strict=True):
-        trained = reply >= first
         tokens += piece
-        mask += [trained] * len(piece)
-        if trained and type(text) is str:
-            reply_bytes += len(text.encode())
+        if reply < first:
+            mask += [False] * len(piece)
+        else:
+            mask += [True] * len(piece)
+            if type(text) is str:
+                reply_bytes += len(text.encode())
     return Rendered(tokens, mask, reply_bytes)

@@ -139,7 +139,7 @@ class TextTemplate(ChatTemplate):
             question = turns[number].content
             if form is not None and number == last_question:
                 writer.write("user", form.question.replace("{content}", question), PROMPT)
-                writer.text(form.opening, PROMPT)
+                writer.text(form.opening)
             else:
                 writer.write("user", question, PROMPT)
             if number + 1 < len(turns):
@@ -169,17 +169,20 @@ class _Writer:
         self._reply = PROMPT
 
     def write(self, name: str, content: str, reply: int) -> None:
-        for part in self._parts[name]:
-            if type(part) is Special:
-                self._flush()
-                self._pieces.append((part, reply))
-            else:
-                self.text(content if part == _CONTENT else part, reply)
-
-    def text(self, text: str, reply: int) -> None:
         if reply != self._reply:
             self._flush()
             self._reply = reply
+        for part in self._parts[name]:
+            if part == _CONTENT:
+                self._text += content
+            elif type(part) is str:
+                self._text += part
+            else:
+                self._flush()
+                self._pieces.append((part, reply))
+
+    def text(self, text: str) -> None:
+        """Goes on with what was written last."""
         self._text += text
 
     def close(self) -> list[Piece]:

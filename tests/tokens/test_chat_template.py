@@ -102,12 +102,22 @@ def test_a_prompt_is_the_beginning_of_what_is_trained(name: str, bpe: BPETokeniz
 def test_many_at_once_are_what_each_is_alone(name: str, bpe: BPETokenizer) -> None:
     """Also where the beginning that they share is encoded once."""
     template = load_chat_template(name)
-    assert name not in ("instructretro", "instructretro-tuning") or bpe.seam(template.beginning) > 100
+    assert name not in ("instructretro", "instructretro-tuning") or bpe.seam(template.beginnings[-1]) > 100
+    assert name == "special-tokens" or template.prompt_end == "\n\nAssistant:"
     talks = [
         Conversation(TURNS),
         Conversation(TURNS[:2], CONTEXTS),
         Conversation([Message("system", "Be kind."), *TURNS]),
-        Conversation([Message("user", "  \n"), Message("assistant", template.beginning + "!")]),
+        Conversation(
+            [
+                Message("user", "  \n"),
+                Message("assistant", template.beginnings[0] + "!" if template.beginnings else "!"),
+            ]
+        ),
+        *(
+            Conversation([Message("user", asked), Message("assistant", f"{asked}{template.prompt_end}")])
+            for asked in ("Why?", "Why? ", "Why?\n", " ", "\u00a0", "é", template.prompt_end, f"x{template.prompt_end}")
+        ),
         Conversation([Message("user", "'s"), TURNS[1]], answer_form="" if name == "plain" else "short"),
     ]
     for train_on in ("last", "all"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -213,10 +214,40 @@ def test_what_follows_a_seam_has_the_same_ids_by_itself(kind: str, request: pyte
         metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
         bpe = changed(bpe, pre_tokenizer=metaspace)
     seam = bpe.seam(BEGINNING)
-    assert BEGINNING[seam:].startswith((" questions", " the", " to"))
+    assert bpe.spaces_begin_words == (kind in ("bpe", "gpt2"))
+    assert BEGINNING[seam:].startswith("\n\nUser:" if bpe.spaces_begin_words else (" questions", " the", " to"))
     for behind in ("", " ", "\n", "\n\n", "s", "'s", " Hi", ":", "é", "\u0301", "<|endoftext|>", *TEXTS):
         both = bpe.encode(BEGINNING + behind)
         assert both == bpe.encode(BEGINNING[:seam]) + bpe.encode(BEGINNING[seam:] + behind)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["bpe", "gpt2"])
+def test_any_text_can_be_cut_before_the_space_behind_a_word(
+    kind: str, seed: int, request: pytest.FixtureRequest
+) -> None:
+    """Of odd characters, every kind of white space among them; a cut elsewhere changes ids now and then."""
+    bpe: BPETokenizer = request.getfixturevalue(kind)
+    assert bpe.spaces_begin_words
+    draw = random.Random(seed)
+    signs = [
+        *" \n\t\r\u00a0\u2003\u3000\u0085\x1c",
+        *"aZ9'.:!,é\u0301東🦉-_",
+        "'s",
+        "'ll",
+        "  ",
+        "\n\n",
+        "<|endoftext|>",
+    ]
+    changed_elsewhere = 0
+    for _ in range(300):
+        text = "".join(draw.choices(signs, k=12))
+        for place in range(1, len(text)):
+            same = bpe.encode(text) == bpe.encode(text[:place]) + bpe.encode(text[place:])
+            if text[place] in " \n\t\r" and not text[place - 1].isspace():
+                assert same, (text, place)
+            changed_elsewhere += not same
+    assert changed_elsewhere > 0
 
 
 def test_there_is_no_seam_where_tokens_may_join_words(bpe: Any) -> None:
@@ -225,10 +256,11 @@ def test_there_is_no_seam_where_tokens_may_join_words(bpe: Any) -> None:
     assert changed(bpe, pre_tokenizer=None).seam(BEGINNING) == 0
     assert changed(bpe, pre_tokenizer=split).seam(BEGINNING) > 0
     assert changed(bpe, pre_tokenizer=split, normalizer=replaced).seam(BEGINNING) == 0
-    assert changed(bpe).seam("Polite questions.") == 0
+    assert changed(bpe, pre_tokenizer=split).seam("Polite questions.") == 0
     # A token that is read as a whole may begin before the seam and end behind the text.
     entry = {"id": 400, "content": "the user's questions.\n\nUser: Hi", "single_word": False, "lstrip": False,
              "rstrip": False, "normalized": False, "special": False}  # fmt: skip
     longer = changed(bpe, added_tokens=[*json.loads(bpe._content)["added_tokens"], entry])
+    assert not longer.spaces_begin_words
     assert longer.encode(BEGINNING + " Hi")[-1] == 400
     assert 0 < longer.seam(BEGINNING) < len(BEGINNING) - len(entry["content"])
