@@ -40,7 +40,7 @@ class Stored:
             raise ValueError(
                 f"{self.path}: {self.name}: expected the shape {tuple(shape)} from the config, got {found}"
             )
-        return stored[index] if index else self.tensors[self.name]
+        return stored[index]
 
 
 @torch.no_grad()

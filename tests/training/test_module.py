@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import lightning as L
 import pytest
 import torch
 from torch.nn import functional as F
@@ -94,6 +95,17 @@ def test_recomputed_activations_change_nothing(fit, make_module):
 
 def test_bfloat16_clips_with_fused_adamw_and_stays_close(fit):
     _close(fit("float32"), fit("bfloat16", precision="bf16-mixed"), rel=2e-2)
+
+
+def test_tokens_are_counted_in_float32_whatever_the_precision(make_trainer, make_module, make_data, tmp_path):
+    seen = []
+
+    class Look(L.Callback):
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            seen.append((batch.loss_mask.dtype, pl_module.decoder.embedding.weight.dtype))
+
+    make_trainer(tmp_path, Look(), max_steps=1, precision="bf16-true").fit(make_module(), make_data())
+    assert set(seen) == {(torch.float32, torch.bfloat16)}
 
 
 @pytest.mark.slow

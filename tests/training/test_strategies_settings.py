@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,16 @@ def test_overlays_name_the_strategies_that_they_promise() -> None:
     policy = first.kwargs["auto_wrap_policy"]
     assert policy(TransformerLayer(CONFIG), recurse=False, nonwrapped_numel=0)
     assert not policy(torch.nn.Linear(2, 2), recurse=False, nonwrapped_numel=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [ShardedStrategy, partial(ShardedStrategy, cpu_offload=True), FSDP1Strategy])
+def test_one_gpu_that_is_all_of_them_gives_the_same_numbers(make, make_trainer, make_module, make_data, rows, tmp_path):
+    for name, strategy in (("alone", "auto"), ("shared", make())):
+        trainer = make_trainer(tmp_path / name, max_steps=3, accelerator="gpu", strategy=strategy)
+        trainer.fit(make_module(), make_data())
+    dist.destroy_process_group()
+    alone, shared = rows(tmp_path / "alone"), rows(tmp_path / "shared")
+    for step in (1, 2, 3):
+        for metric in ("train/loss", "train/gradient_norm"):
+            assert shared[step][metric] == pytest.approx(alone[step][metric], rel=1e-4)
