@@ -30,7 +30,6 @@ from benchmarks.peers.sizes import VOCABULARY
 from benchmarks.steps import memory_above_model, memory_in_own_process
 from retrolit.cli.recipes import recipe_folder
 from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
-from retrolit.models.layer import TransformerLayer
 from retrolit.planning import MicroBatch
 from retrolit.planning.activations import tensor_parallel_share
 from retrolit.planning.live_memory import LiveMemory
@@ -104,21 +103,16 @@ def fake(config: RetroConfig, batch: MicroBatch, gpus: int) -> int:
     import torch.distributed as dist
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    from retrolit.training.sharding import shard
+
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=gpus)
-    settings = {
-        "mesh": init_device_mesh("cpu", (gpus,)),
-        "mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32),
-    }
+    mesh = init_device_mesh("cpu", (gpus,))
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = Retro(config).train()
         model.checkpoint_activations = batch.checkpointed
-        for part in [part for part in model.modules() if isinstance(part, TransformerLayer)]:
-            fully_shard(part, **settings)
-        fully_shard(model, **settings)
-        register_fsdp_forward_method(model, "loss")
+        shard(model, mesh, "bf16-mixed")
         tokens = torch.zeros(batch.samples, batch.length, dtype=torch.long)
         shape = (batch.samples, batch.length // config.chunk_length, config.num_neighbors, config.retrieved_length)
         neighbors, mask = torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool)

@@ -238,6 +238,8 @@ def _quiet_lightning() -> None:
     """Take away the lines that Lightning prints for itself: advertisements, devices that are not there, habits."""
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # a frozen decoder means to be
+    # The part of a shared vocabulary that a device has looked up is a view; nothing is added to it in place.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(FSDPEmbedding\) returned a view")
     noise = re.compile(
         r"Tip:|[GT]PU available|Seed set to|weights_only|max_steps=|[Rr]estor(ing|ed)|Loaded model weights"
         r"|Initializing distributed|distributed_backend"
