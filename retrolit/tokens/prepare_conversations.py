@@ -12,6 +12,7 @@ corpus is split by passages, it is the lowest such hash among all conversations 
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections import Counter
@@ -121,6 +122,16 @@ class Rendering:
         """
         if multiprocessing.parent_process() is not None:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one of several processes: threads would only collide
+        # Very many lists and no cycle among them: the collector would look through all of them again and again.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return self._block(together)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _block(self, together: list[Conversation]) -> Arrays:
         rendered: list[Rendered] = []
         kept: list[Conversation] = []
         for batch in group(together, BATCH_CHARACTERS, _length):

@@ -114,6 +114,8 @@ class TextTemplate(ChatTemplate):
         return asdict(self)
 
     def contexts_text(self, conversation: Conversation, num_contexts: int) -> str:
+        if not conversation.contexts:  # most have none
+            return ""
         return self.between_contexts.join(
             SLOT.sub(lambda slot: getattr(context, slot[1]), self.context)  # noqa: B023 (used at once)
             for context in conversation.contexts[:num_contexts]

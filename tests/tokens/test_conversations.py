@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 from collections import Counter
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from retrolit.tokens import ByteTokenizer
+from retrolit.tokens.chat_template import load_chat_template
 from retrolit.tokens.config import TokenizerConfig
-from retrolit.tokens.conversation import Context, Conversation
+from retrolit.tokens.conversation import Context, Conversation, Message
 from retrolit.tokens.conversation_config import ConversationCorpusConfig, ConversationsConfig
 from retrolit.tokens.conversation_formats import FORMATS, BadConversation, conversations_of
 from retrolit.tokens.conversation_readers import conversations, open_conversations
+from retrolit.tokens.prepare_conversations import Rendering
 
 SAMPLES = Path(__file__).parents[2] / "data/samples/conversations"
 
@@ -163,3 +167,21 @@ def test_impossible_settings_are_refused(options: dict[str, Any], message: str) 
                                 "tokenizer": TokenizerConfig("bytes")}  # fmt: skip
     with pytest.raises(ValueError, match=message):
         ConversationsConfig(**settings | options)
+
+
+def test_the_collector_of_garbage_is_left_as_it_was(tmp_path: Path) -> None:
+    """It rests while a block is rendered, also where that ends in an error."""
+    talk = Conversation([Message("user", "Hi"), Message("assistant", "Hello")])
+    rendering = Rendering(load_chat_template("plain"), ByteTokenizer(), 100, "last", 1, 0, 0)
+    assert gc.isenabled()
+    rendering([talk])
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="expected a conversation that ends with the assistant's reply"):
+        rendering([Conversation([Message("user", "Hi")])])
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        rendering([talk])
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
