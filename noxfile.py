@@ -55,34 +55,29 @@ def layers(session: nox.Session) -> None:
 
 @nox.session
 def recipes(session: nox.Session) -> None:
-    """The tiny recipe from text to a sample, as a user types it, in an empty folder."""
+    """The tiny recipes from text to answers, as a user types them, in an empty folder; a second run finds all done."""
     install(session)
-    tiny = Path("recipes/tiny").resolve()
     with session.chdir(session.create_tmp()):
-        for left_over in ("prepared", "runs", "tiny-hf"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        for line in (
-            f"retrolit prepare -c {tiny}/data.yaml",
-            "retrolit inspect documents prepared/tiny --number 2",
-            "retrolit inspect neighbors prepared/tiny --number 1",
-            f"retrolit fit -c {tiny}/gpt.yaml",
-            "retrolit test -c runs/tiny-gpt/config.yaml",
-            "retrolit generate runs/tiny-gpt/model --prompt Return --max_new_tokens 32",
-            f"retrolit fit -c {tiny}/retro.yaml",
-            "retrolit test -c runs/tiny-retro/config.yaml",
-            "retrolit generate runs/tiny-retro/model --prompt Return --retriever prepared/tiny --show_neighbors",
-            "retrolit convert to-hf runs/tiny-gpt/model tiny-hf",
-        ):
-            session.run(*line.split())
+        shutil.rmtree("tiny", ignore_errors=True)
+        session.run("retrolit", "run", "tiny")
+        session.run("retrolit", "run", "tiny")
+        with session.chdir("tiny"):
+            for line in (
+                "retrolit inspect documents prepared/tiny --number 2",
+                "retrolit inspect neighbors prepared/tiny --number 1",
+                "retrolit test -c runs/tiny-gpt/config.yaml",
+                "retrolit generate runs/tiny-gpt/model --prompt Return --max-new-tokens 32",
+                "retrolit generate runs/tiny-retro/model --prompt Return --retriever prepared/tiny --show-neighbors",
+                "retrolit convert to-hf runs/tiny-gpt/model tiny-hf",
+            ):
+                session.run(*line.split())
 
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
-    """The quickstart: a GPT on the documentation of this Python, from text to bits per byte and a sample."""
+    """The whole paper on a laptop: `retrolit run quickstart`; arguments go to it, e.g. --corpus my.jsonl."""
     install(session)
-    session.run("retrolit", "fit", "-c", "recipes/quickstart/gpt.yaml", *session.posargs)
-    session.run("retrolit", "test", "-c", "runs/quickstart-gpt/config.yaml")
-    session.run("retrolit", "generate", "runs/quickstart-gpt/model", "--prompt", "Return the", "--max_new_tokens", "64")
+    session.run("retrolit", "run", "quickstart", *session.posargs)
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""The Python of the pages runs: every block of a page in order, as its reader would type it."""
+"""The Python of the pages runs, every block of a page in order; the messages that they explain are ones that are said."""
 
 from __future__ import annotations
 
@@ -16,3 +16,18 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert blocks
     exec("\n".join(blocks), {})
+
+
+def test_the_messages_that_are_explained_are_said() -> None:
+    package = " ".join(path.read_text(encoding="utf-8") for path in sorted((DOCS.parent / "retrolit").rglob("*.py")))
+    said = " ".join(re.sub(r'"\s*\n\s*f?"', "", package).split())
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = [
+        text
+        for head in re.findall(r"^\*\*(.*?)\*\*", page, re.DOTALL | re.MULTILINE)
+        for text in re.findall(r"`(.*?)`", head, re.DOTALL)
+    ]
+    parts = [" ".join(part.split()).strip(" ;,") for text in quoted for part in text.split("...")]
+    parts = [part for part in parts if len(part) > 3]
+    assert len(parts) > 8
+    assert [part for part in parts if part not in said and part.removeprefix("retrolit ") not in said] == []
