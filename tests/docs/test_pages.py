@@ -1,4 +1,4 @@
-"""The Python of the pages runs, every block of a page in order; the messages that they explain are ones that are said."""
+"""The Python of the pages runs, every block of a page in order, and the messages they explain are said."""
 
 from __future__ import annotations
 
