@@ -57,7 +57,7 @@ class NeighborEncoder(nn.Module):
             normed = layer.cross_attention_norm(x)  # (B S K, R, E)
             rows = normed.view(batch * chunks, neighbors * length, -1)
             found = layer.cross_attention(rows, context, seen_context, tiled, chunk_rotation)
-            return (normed if self.normed_residual else x) + layer.dropout(found).view_as(x)
+            return (normed if self.normed_residual else x) + layer.drop(found).view_as(x)
 
         x = embedded if self.input is None else self.input(embedded)
         x = x.flatten(0, 2)  # (B S K, R, E)

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from retrolit.models.attention import SelfAttention
@@ -30,7 +31,7 @@ class TransformerLayer(nn.Module):
         self.cross_attention: nn.Module | None = None
         self.mlp_norm = make_norm(config)
         self.mlp = MLP(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = config.hidden_dropout
         self.halves = (TransformerLayer.attend, TransformerLayer.transform)
         """What `compile_halves` exchanges; unbound, so that a copy of the layer runs its own weights."""
 
@@ -57,12 +58,16 @@ class TransformerLayer(nn.Module):
 
     def attend(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
         """The first half: x (B, T, D) and what self-attention finds."""
-        return x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
+        return x + self.drop(self.attention(self.attention_norm(x), rotation, mask, cache))
 
     def transform(self, x: Tensor, attended: Tensor) -> Tensor:
         """The second half: the MLP's part added to `attended`."""
         source = x if self.parallel_residual else attended
-        return attended + self.dropout(self.mlp(self.mlp_norm(source)))
+        return attended + self.drop(self.mlp(self.mlp_norm(source)))
+
+    def drop(self, found: Tensor) -> Tensor:
+        """Dropout on what a sublayer adds. No module, whose call would take as long as a small product."""
+        return F.dropout(found, self.dropout) if self.training and self.dropout else found
 
     def compile_halves(self, **options: Any) -> None:
         """Have torch.compile compile each half by itself: for layers between whose halves Retro's step is taken."""

@@ -93,13 +93,15 @@ class NeighborReader:
         )
         if self.segments is not None:
             found = found.masked_fill(~self.reads_its_own(self.segments)[..., None], 0)
-        found = layer.dropout(found)
+        found = layer.drop(found)
         if self.gate != 1:
             found = self.gate * found
-        return x + F.pad(found, (0, 0, first - self.start, self.stop - last))
+        if found.shape[1] != x.shape[1]:
+            found = F.pad(found, (0, 0, first - self.start, self.stop - last))
+        return x + found
 
     def reads_its_own(self, segments: Tensor) -> Tensor:
-        """(B, readers) bool: whether the chunk that a column from the first chunk's end on reads is its text's alone."""
+        """(B, readers) bool: whether the chunk read by a column, from the first chunk's end on, is its text's alone."""
         chunks = self.chunks_of(segments)  # (B, S, M)
         owners = chunks.amax(-1)
         several = ((chunks >= 0) & (chunks != owners[..., None])).any(-1)

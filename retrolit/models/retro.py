@@ -136,8 +136,8 @@ class Retro(nn.Module):
         """(B, T) token ids -> (B, T, D) after the final norm.
 
         `segments` (B, T) keeps texts that share a row apart (segments.py): a text reads the neighbors of those chunks
-        alone that hold nothing of another; padding in front of it is as what comes before a sequence. Raises ValueError where the neighbors do not fit the chunks or `chunk_length` is not the
-        cache's.
+        alone that hold nothing of another; padding in front of it is as what comes before a sequence. Raises ValueError
+        where the neighbors do not fit the chunks or `chunk_length` is not the cache's.
         """
         if isinstance(cache, RetroCache):
             start, grid = cache.length, cache.grid

@@ -1,7 +1,7 @@
 """Packed samples: several texts one behind the other in a row, none of which sees another.
 
 B rows, T tokens. `segments` (B, T), int64, is the number of the text that each token belongs to; the tokens of a text
-stand together. Padding has the number -1, before a text or behind it, and sees padding alone. For two texts and padding:
+stand together. Padding has the number -1, before a text or behind it, and sees padding alone. Two texts and padding:
 
     segments   0  0  0 -1  1  1 -1
     position   0  1  2  0  0  1  0
