@@ -66,6 +66,12 @@ class TokenLosses:
         first = next(iter(self.nats.values()))
         self.counted: NDArray[np.bool_] = ~np.isnan(first)
         """(N,): which tokens are predicted."""
+        predicted = np.bincount(self.document[self.counted], minlength=len(self.num_words))
+        self.read: NDArray[np.bool_] = predicted > 0
+        """(D,): which documents are read; fewer than all where batches were limited."""
+        others = np.bincount(self.document, minlength=len(self.num_words)) - 1  # nothing may predict the first
+        self.words = round(float((self.num_words * np.minimum(predicted / np.maximum(others, 1), 1)).sum()))
+        """Words that are predicted; of a document that is read in part, in proportion."""
 
     def results(self, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
         """Everything, in JSON's types; see docs/evaluation.md. Intervals are None where they mean nothing."""
@@ -78,8 +84,8 @@ class TokenLosses:
                 name: self.counted & (self.run >= low) & (self.run <= high) for name, (low, high) in groups.items()
             }
         measured = self._measure(parts, num_resamples, seed)
-        whole, words = measured["whole"], int(self.num_words.sum())
-        results: dict[str, Any] = {"documents": len(self.num_words), "words": words, **whole, "readings": {}}
+        whole, words = measured["whole"], self.words
+        results: dict[str, Any] = {"documents": int(self.read.sum()), "words": words, **whole, "readings": {}}
         for name, losses in self.nats.items():
             nats = float(losses[self.counted].sum(dtype=np.float64))
             results["readings"][name] = {
@@ -102,7 +108,7 @@ class TokenLosses:
             for chosen in parts.values()
             for values in (self.num_bytes, *self.nats.values())
         ]
-        sums = np.stack(columns, axis=1).astype(np.float64)  # (D, parts x (1 + readings))
+        sums = np.stack(columns, axis=1).astype(np.float64)[self.read]  # (read of D, parts x (1 + readings))
         if len(sums) < 2:
             num_resamples = 0  # one document says nothing about others
         shape = (-1, len(parts), 1 + len(self.nats))

@@ -36,7 +36,7 @@ th { vertical-align: bottom; } th:first-child, td:first-child, .texts th, .texts
 figure { margin: 1rem 0 1.6rem; } figcaption { font-weight: 600; }
 svg { width: 100%; max-width: 46rem; display: block; }
 .legend { font-size: .85rem; margin: .1rem 0 .3rem; } .legend span { margin-right: 1.1rem; white-space: nowrap; }
-.legend i { display: inline-block; width: 1.2rem; height: 3px; vertical-align: middle; margin-right: .35rem; }
+.legend i { display: inline-block; width: 1.6rem; border-top: 3px; vertical-align: middle; margin-right: .35rem; }
 .legend i.faint { opacity: .45; }
 svg text { fill: var(--quiet); font: 12px system-ui, sans-serif; } svg text.name { fill: var(--ink); }
 .grid { stroke: var(--rule); } .zero { stroke: var(--quiet); } .line { fill: none; stroke-width: 2; }
@@ -48,7 +48,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospac
 mark { background: var(--mark); color: inherit; } .follows mark { background: var(--follows); color: var(--ink); }
 """ + "".join(
     f"polyline.c{i}, .whisker.c{i} {{ stroke: var(--c{i}); }} .bar.c{i}, .dot.c{i} {{ fill: var(--c{i}); }} "
-    f".legend .c{i} {{ background: var(--c{i}); }}\n"
+    f".legend .c{i} {{ border-color: var(--c{i}); border-top-style: {('solid', 'dashed', 'dotted')[i % 3]}; }} "
+    f"polyline.c{i} {{ stroke-dasharray: {('none', '8 4', '2 3')[i % 3]}; }}\n"  # where one line lies on another
     for i in range(NUM_COLOURS)
 )
 

@@ -190,7 +190,9 @@ def _neighbors(runs: Sequence[Run]) -> list[Block]:
                     blocks.append(Heading(f"{run.name}, {split}: chunks whose neighbors {told}"))
                     blocks += [_shown(example) for example in examples[kind]]
     if not blocks:
-        return [_missing("None are known; retrolit test of a Retro notes them: " + _again("test", runs[0]))]
+        retro = next((run for run in runs if run.is_retro), None)
+        command = "retrolit test" if retro is None else _again("test", retro)
+        return [_missing(f"None are known; an evaluation of a Retro notes them: {command}")]
     return [Text(ABOUT_NEIGHBORS), *blocks]
 
 

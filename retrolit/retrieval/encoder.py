@@ -46,9 +46,8 @@ class EncoderEmbedder:
         device: None is the GPU where there is one.
 
     Raises:
-        ValueError: transformers is not installed, an argument is none of those above, or the model has layers after the
-            pooling, which are not supported.
-        OSError: there is no such model.
+        ValueError: transformers is not installed, an argument is none of those above, there is no such model, or it has
+            layers after the pooling, which are not supported.
     """
 
     threads = 1
@@ -73,8 +72,14 @@ class EncoderEmbedder:
             raise ValueError(f"pooling: expected one of {', '.join(get_args(Pooling))}, got {self.pooling!r}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = _fastest_dtype(self.device) if dtype == "auto" else getattr(torch, dtype)
-        self.text_tokenizer: Any = AutoTokenizer.from_pretrained(self.name)
-        self.model: Any = AutoModel.from_pretrained(self.name, dtype=torch.float32).eval()
+        try:
+            self.text_tokenizer: Any = AutoTokenizer.from_pretrained(self.name)
+            self.model: Any = AutoModel.from_pretrained(self.name, dtype=torch.float32).eval()
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"retrieval.embedder.name: expected the folder of a text encoder (config.json, weights, tokenizer) or "
+                f"its name on the Hugging Face hub, got {self.name} ({str(error).splitlines()[0]})"
+            ) from error
         # Not the precision, nor where the model lies: the vectors are comparable.
         form = f"encoder 1 {self.pooling} {self.max_length} {tokenizer.fingerprint}"
         self.fingerprint = _sha256(form, self.model.state_dict())

@@ -59,6 +59,21 @@ def test_the_measures_of_every_reading():
     assert json.loads(json.dumps(results, allow_nan=False))["readings"] == results["readings"]
 
 
+def test_what_limited_batches_leave_unread_does_not_count():
+    """The last document that is read is read in part: its words count in proportion."""
+    whole = _losses()
+    end = int(np.searchsorted(whole.document, 7)) + 10
+    nats = {name: np.where(np.arange(TOKENS) < end, losses, np.nan) for name, losses in whole.nats.items()}
+    limited = TokenLosses(nats, whole.num_bytes, whole.document, whole.num_words).results(num_resamples=50)
+    share = 10 / (int((whole.document == 7).sum()) - 1)
+    words = round(float(whole.num_words[:7].sum() + share * whole.num_words[7]))
+    assert (limited["documents"], limited["tokens"], limited["words"]) == (8, end - 1, words)
+    alone = whole.document < 8
+    cut = {name: losses[alone] for name, losses in nats.items()}
+    short = TokenLosses(cut, whole.num_bytes[alone], whole.document[alone], whole.num_words[:8])
+    assert short.results(num_resamples=50) == limited
+
+
 def test_the_curve_takes_chunks_up_to_an_overlap():
     """Cumulative, as RETRO's; a chunk without text is in none."""
     losses = _losses()

@@ -131,7 +131,10 @@ def test_what_cannot_be_done_is_refused(model_folder: Path, tmp_path: Path, monk
     lasttoken = {"1_Pooling__config": {"pooling_mode_lasttoken": True}}
     with pytest.raises(ValueError, match="expected pooling of the mean or of the cls token"):
         EncoderEmbedder(copy_with(model_folder, tmp_path / "last", modules=modules, **lasttoken), TOKENIZER)
-    with pytest.raises(OSError, match="no-such-folder"):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"embedder\.name: expected the folder of a text encoder .*, got .*empty \("):
+        EncoderEmbedder(tmp_path / "empty", TOKENIZER)
+    with pytest.raises(ValueError, match=r"embedder\.name: expected the folder of a text encoder .*no-such-folder"):
         EncoderEmbedder(tmp_path / "no-such-folder", TOKENIZER)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r'pip install "retrolit\[hf\]"'):
