@@ -159,7 +159,8 @@ def task_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table:
     rows = []
     for ours in results.values():
         first = next(result for result in ours if result is not None)
-        for number, name in enumerate(in_order(first)):
+        names = dict.fromkeys(name for result in ours if result is not None for name in in_order(result))
+        for number, name in enumerate(names):
             cells = ["-" if result is None else _score(result, name) for result in ours]
             theirs = [str(first["published"].get(name, {}).get(model, "")) for model in PUBLISHED]
             rows.append([first["title"] if number == 0 else "", score_name(name), *cells, *theirs])
@@ -167,6 +168,8 @@ def task_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table:
 
 
 def _score(result: dict[str, Any], name: str) -> str:
+    if name not in result["scores"]:  # of what was retrieved, where nothing was
+        return "-"
     return f"{result['scores'][name]:.2f} ({result['examples']:,}/{result['of']:,})"
 
 
