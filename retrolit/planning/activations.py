@@ -119,7 +119,7 @@ def _retro(config: RetroConfig, batch: MicroBatch) -> Activations:
     first, count = config.retro_layers[0], len(config.retro_layers)
     own = _final(decoder, batch)
     if batch.checkpointed:
-        # Of a Retro layer each half's input is kept, and what the cross-attention reads with; of the encoder the chunks.
+        # Of a Retro layer each half's input is kept, and what the cross-attention reads; of the encoder the chunks.
         chunks, inputs = 2 * entry, encoder.num_layers * encoded + embedded
         kept = (decoder.num_layers + 3 * count) * entry + chunks + inputs + encoded + own
         last = kept + max(plain, cross)

@@ -6,10 +6,12 @@ each, 16 a parameter; in bf16-true 2 each. What is beside them:
     single     bf16-mixed: a bfloat16 copy of every matrix of the layers while the graph lives
     ddp        the same, and a second time all gradients: the buckets they are reduced in
     fsdp       states divided by all GPUs, bf16-mixed by FSDP2's MixedPrecisionPolicy, so that the residual stream is
-               bfloat16 too; gathered in the precision of products: what lies outside the layers (the
-               embedding and the output) for the whole step, two layers (one works, the next one comes); in the
-               backward pass one layer's whole gradient and its float32 copy that is reduced, and at its end, when
-               no activation is left, the same of what lies outside
+               bfloat16 too; gathered in the precision of products, with the units of training/sharding.py: two
+               layers (one works, the next one comes) and, while there is a loss to compute, the output, with the
+               buffer that it came in; in the backward pass one layer's whole gradient and its float32 copy that is
+               reduced and, of a Retro, whose neighbors are embedded too, the embedding and its gradient; at its end,
+               when no activation is left, those and the float32 copy. A tied output is the embedding, and gathered
+               for the whole step
     fsdp+tp    the same for a GPU's share of the model
 
 Gradients are counted as held throughout, as with accumulation. Not counted: the process's CUDA context, library and
@@ -76,11 +78,16 @@ def memory(
         moments = [(copies + buckets, needed.at_loss), (buckets + again, needed.in_backward)]
     else:
         shards = gpus // tensor_parallel if strategy == "fsdp+tp" else gpus
-        gathered = c * (size.outside + 2 * size.largest_layer)
+        tied = (config.decoder if isinstance(config, RetroConfig) else config).tied_embeddings
+        embedding = 0 if tied else size.parameters["embedding"]
+        output = size.outside - embedding
+        layers = 2 * c * size.largest_layer
+        reading = 2 * c * embedding if read is config and isinstance(config, RetroConfig) else 0
+        kept = c * output if tied else 0
         moments = [
-            (gathered, needed.at_loss),
-            (gathered + (c + 4) * size.largest_layer, needed.in_backward),
-            ((2 * c + 4) * size.outside, 0),  # last, the gradients of what lies outside the layers are reduced
+            (layers + c * output * (1 if tied else 2), needed.at_loss),
+            (layers + (c + 4) * size.largest_layer + reading + kept, needed.in_backward),
+            ((2 * c + 4) * (output if tied else embedding), 0),
         ]
     copies, working = max(moments, key=sum)
     gradients = state * size.trained
