@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +224,6 @@ class LanguageModule(L.LightningModule, ABC):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """(B, T) float32: every token's loss in nats."""
         return self.loss(batch).tokens
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """The loss mask in float32: in bf16-true Lightning makes it bfloat16, which cannot count beyond 256."""
-        return replace(batch, loss_mask=batch.loss_mask.float())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make this micro-batch's randomness (dropout) a function of where the run stands and of nothing before it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sized
+from dataclasses import replace
 from typing import Any, Protocol
 
 import lightning as L
@@ -195,6 +196,10 @@ class TrainingData(L.LightningDataModule, ABC):
     def predict_dataloader(self) -> Loader:
         """As test_dataloader."""
         return self.test_dataloader()
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """The loss mask in float32: in bf16-true Lightning makes it bfloat16, which cannot count beyond 256."""
+        return replace(batch, loss_mask=batch.loss_mask.float())
 
     # ---- state
 
