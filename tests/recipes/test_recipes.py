@@ -13,7 +13,10 @@ import yaml
 
 from retrolit.cli import fit
 from retrolit.cli.main import main
+from retrolit.cli.run import Plan
+from retrolit.evaluation.task import load_task
 from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
+from retrolit.tokens.chat_template import load_chat_template
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 ALL = sorted(RECIPES.rglob("*.yaml"))
@@ -51,6 +54,9 @@ def test_the_recipes_are_found() -> None:
     assert len(DATA) >= 4
     assert len(HARDWARE) >= 5
     assert len(TRAINING) >= 8
+    assert RUNS
+    assert TASKS
+    assert TEMPLATES
     assert {f"instructretro/gpt-{size}" for size in PAPER} <= {name_of(path) for path in TRAINING}
 
 
@@ -68,6 +74,24 @@ def test_a_data_recipe_parses(path: Path, capsys: pytest.CaptureFixture[str]) ->
         main(["prepare", "-c", str(path), "--print_config"])
     assert stop.value.code == 0
     assert yaml.safe_load(capsys.readouterr().out)["folder"].startswith("prepared/")
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=name_of)
+def test_a_template_is_one(path: Path) -> None:
+    assert load_chat_template(str(path)).name == path.stem
+
+
+@pytest.mark.parametrize("path", TASKS, ids=name_of)
+def test_a_task_is_one(path: Path) -> None:
+    assert load_task(str(path)).title
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_a_run_names_recipes_beside_it(path: Path) -> None:
+    plan = Plan.load(path)
+    named = re.findall(r"recipes/([\w.-]+)", " ".join(stage.command for stage in plan.stages))
+    assert named
+    assert not [name for name in {*named, plan.corpus} - {""} if not (path.parent / name).is_file()]
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=name_of)
