@@ -83,6 +83,7 @@ def retrolit_process(monkeypatch) -> Callable[..., int]:
     """`retrolit ARGUMENTS` in a process of its own, which may be killed; gives its exit code, -9 for SIGKILL.
 
     With `processes` it is started so many times, as torchrun would start it; the exit code is that of the first one.
+    With `said` what it prints goes to that file: the server's own streams are those of the test that started it.
     Forked from a server that has only imported things: a process that has trained before cannot be forked safely.
     """
     monkeypatch.syspath_prepend(Path(__file__).parent / "children")
@@ -90,10 +91,10 @@ def retrolit_process(monkeypatch) -> Callable[..., int]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["retrolit.cli.fit"])
 
-    def run(*arguments: str, processes: int = 1) -> int:
+    def run(*arguments: str, processes: int = 1, said: str | None = None) -> int:
         texts = [str(argument) for argument in arguments]
         port = find_free_network_port()
-        places = [(texts, rank, processes, port) for rank in range(processes)]
+        places = [(texts, rank, processes, port, said) for rank in range(processes)]
         started = [context.Process(target=command.run, args=place) for place in places]
         for process in started:
             process.start()

@@ -31,7 +31,7 @@ def fit(recipe, retrolit_process):
     for name, number in (("sharded", 1), ("parallel", 2)):
         Path(f"{name}.yaml").write_text(SHARED.replace("TENSOR_PARALLEL", str(number)))
 
-    def run(folder, *options, overlay=None, callback=None, processes=2):
+    def run(folder, *options, overlay=None, callback=None, processes=2, said=None):
         command = ["fit", "-c", recipe, *CONFIG, *EVERY_FIVE, "--trainer.default_root_dir", folder, *options]
         if overlay is not None:
             command += ["-c", f"{overlay}.yaml", "--trainer.devices", processes]
@@ -40,7 +40,7 @@ def fit(recipe, retrolit_process):
             content = {"class_path": f"interruptions.{name}", "init_args": arguments}
             Path("interrupt.yaml").write_text(json.dumps({"trainer": {"callbacks": [content]}}))
             command += ["-c", "interrupt.yaml"]
-        return retrolit_process(*command, processes=1 if overlay is None else processes)
+        return retrolit_process(*command, processes=1 if overlay is None else processes, said=said)
 
     return run
 
@@ -73,22 +73,21 @@ def test_stopped_and_gone_on_with_by_other_processes(fit, metrics, retrolit_proc
     _check_verbs(capsys)
 
 
-def test_what_cannot_be_gone_on_with_is_said(fit, capfd):
+def test_what_cannot_be_gone_on_with_is_said(fit):
     """One process with the strategy of many."""
-    alone = {"overlay": "sharded", "processes": 1}
+    alone = {"overlay": "sharded", "processes": 1, "said": "said.txt"}
     assert fit("runs/alone", callback=("SmallDisk", {"size": 30_000}), **alone) == 2
-    said = capfd.readouterr().err.splitlines()[-1]
+    said = Path("said.txt").read_text().splitlines()[-1]
     assert "step-00000005.ckpt: the checkpoint could not be written (" in said
     assert said.endswith("the ones before are kept")
     assert fit("runs/alone", **alone) == 0
     assert _checkpoints("runs/alone") == {"step-00000010.ckpt", "step-00000012.ckpt"}
     part = Path("runs/alone/checkpoints/step-00000012.ckpt/__0_0.distcp")
     part.write_bytes(part.read_bytes()[:-1])
-    capfd.readouterr()
     assert fit("runs/alone", "--model.optimizer.lr", 0.02, **alone) == 2
-    said = capfd.readouterr()
-    assert "step-00000012.ckpt is damaged; going on from the one before" in said.out
-    assert "model.optimizer.lr was 0.01, is now 0.02" in said.err
+    said = Path("said.txt").read_text()
+    assert "step-00000012.ckpt is damaged; going on from the one before" in said
+    assert "model.optimizer.lr was 0.01, is now 0.02" in said
     # The damaged one is written again, as one file, in its place.
     assert fit("runs/alone") == 0
     assert Path("runs/alone/checkpoints/step-00000012.ckpt").is_file()
