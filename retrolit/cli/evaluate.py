@@ -160,13 +160,19 @@ def _tell(line: str) -> None:
 
 
 def _show(results: dict[str, Any], console: Console) -> None:
-    """A row a score: this model's, and the paper's of its main scores."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=SOURCE)
-    for header in ("task", "asked", "score", "this\nmodel", *PUBLISHED.values()):
-        table.add_column(header, justify="left" if header in ("task", "score") else "right", no_wrap=True)
+    """A row a score: this model's, and where there are any, the published ones of its main scores."""
+    published = [
+        model
+        for model in PUBLISHED
+        if any(model in scores for r in results.values() for scores in r["published"].values())
+    ]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=SOURCE if published else None)
+    for header in ("task", "asked", "score", "this\nmodel", *(PUBLISHED[model] for model in published)):
+        left = header in ("task", "score")
+        table.add_column(header, justify="left" if left else "right", no_wrap=header != "task")
     for result in results.values():
         for row, name in enumerate(in_order(result)):
-            theirs = [str(result["published"].get(name, {}).get(model, "")) for model in PUBLISHED]
+            theirs = [str(result["published"].get(name, {}).get(model, "")) for model in published]
             head = (result["title"], f"{result['examples']:,}/{result['of']:,}") if row == 0 else ("", "")
             table.add_row(*head, score_name(name), f"{result['scores'][name]:.2f}", *theirs)
         table.add_section()
