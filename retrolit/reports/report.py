@@ -17,6 +17,7 @@ from retrolit.reports.tables import (
     index_table,
     leakage_table,
     readings_table,
+    replies_table,
     speed_table,
     split_table,
     task_table,
@@ -32,7 +33,8 @@ MOST_SOURCES = 8
 
 ABOUT_GAIN = (
     "Bits per byte that the retrieved neighbors save at each validation; above zero they help. A gain over no "
-    "neighbors may be habit; one over random neighbors comes from reading."
+    "neighbors may be habit; one over random neighbors comes from reading. One over the GPT that the Retro was fitted to "
+    "comes from the longer training too: compare with a GPT that went on for as long."
 )
 ABOUT_STEPS = (
     "Forward and backward passes of a Retro that reads neighbors, measured in the steps that are logged; what is no "
@@ -151,6 +153,8 @@ def _perplexity(runs: Sequence[Run]) -> list[Block]:
     blocks: list[Block] = []
     for run in runs:
         if run.on_conversations:
+            replies = replies_table(run)
+            blocks += [replies] if len(replies.rows) > 1 else []
             sentence = "tuned on conversations, which are not evaluated by documents; its answers are, by tasks"
             blocks.append(_missing(f"{run.name}: {sentence}: retrolit evaluate {run.folder / MODEL}"))
         elif not run.results:
@@ -237,7 +241,7 @@ def _samples(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[Blo
     for evaluation in evaluations:
         for task, answers in evaluation.answers.items():
             result = evaluation.tasks[task]
-            score = next(iter(result["published"]), next(iter(result["scores"])))
+            score = next(iter(result["published"]), "f1" if "f1" in result["scores"] else next(iter(result["scores"])))
             blocks.append(Heading(f"{evaluation.name}, {result['title']}: best and worst answers by {score}"))
             ranked = sorted(answers, key=lambda answer: -answer.get(score, 0.0))
             half = MOST_ANSWERS // 2

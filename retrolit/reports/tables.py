@@ -69,6 +69,8 @@ def token_table(results: dict[str, Any]) -> Table:
     groups = {NEIGHBORS_READ[name]: part for name, part in results["in_neighbors"].items()}
     runs = {f"  in a run of {name}": part for name, part in results["runs"].items()}
     first = next(iter(groups))
+    interval = results["gain_interval"]["none"]
+    sure = interval is not None and interval[0] > 0  # of noise there are no shares
     rows = []
     for name, part in ({first: groups.pop(first)} | runs | groups).items():
         share = part["share_of_gain"]["none"]
@@ -78,11 +80,24 @@ def token_table(results: dict[str, Any]) -> Table:
                 f"{part['tokens'] / results['tokens']:.1%}",
                 *(_number(part["bits_per_byte"][reading]) for reading in ("none", "retrieved")),
                 _number(part["gain"]["none"]),
-                "-" if share is None else f"{share:.1%}",
+                f"{share:.1%}" if sure and share is not None else "-",
             ]
         )
     head = ["token", "of the tokens", "none", "retrieved", "gain over none", "of the gain"]
-    return Table("where the gain comes from", head, rows)
+    caption = "" if sure else "No shares: the gain of the whole cannot be told from zero."
+    return Table("where the gain comes from", head, rows, caption)
+
+
+def replies_table(run: Run) -> Table:
+    """Bits per byte of held-out replies, as `retrolit test` has logged them of a Retro that reads; a row a reading."""
+    retrieved = run.curve("test/bits_per_byte")
+    rows = []
+    for name in ("", *(f"_{reading}" for reading in READINGS[1:])):
+        logged = run.curve(f"test/bits_per_byte{name}")
+        if logged:
+            bits = logged[-1][1]
+            rows.append([name[1:] or READINGS[0], _number(bits), _number(bits - retrieved[-1][1]) if name else ""])
+    return Table(f"{run.name}: bits per byte of held-out replies", ["reads", "bits per byte", "gain"], rows)
 
 
 # ---- of runs and evaluations

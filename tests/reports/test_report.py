@@ -11,6 +11,7 @@ import pytest
 
 from retrolit.reports import write_report
 from retrolit.reports.report import HTML, MARKDOWN
+from retrolit.reports.tables import token_table
 
 
 class Parts(HTMLParser):
@@ -113,6 +114,28 @@ def test_a_run_on_conversations_is_not_asked_for_documents(tmp_path):
     text = Parts(write_report([tmp_path])[0].read_text()).text
     assert "tuned on conversations, which are not evaluated by documents" in text
     assert "retrolit report leakage" not in text
+    assert "held-out replies" not in text
+
+
+def test_held_out_replies_are_shown_as_they_were_tested(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {class_path: retrolit.training.InstructionData}")
+    row = {"step": 0, "test/bits_per_byte": 0.75, "test/bits_per_byte_none": 1.25, "test/bits_per_byte_random": 1.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    _, page = write_report([tmp_path])
+    text = page.read_text()
+    assert "| retrieved | 0.7500 |  |" in text
+    assert "| none | 1.2500 | 0.5000 |" in text
+    assert "| random | 1.5000 | 0.7500 |" in text
+
+
+@pytest.mark.parametrize(("interval", "shown"), [([0.1, 0.3], "40.0%"), ([-0.1, 0.3], "-"), (None, "-")])
+def test_a_gain_that_may_be_none_has_no_shares(interval, shown):
+    part = {"tokens": 5, "bits_per_byte": {"none": 2.0, "retrieved": 1.8}, "gain": {"none": 0.2},
+            "share_of_gain": {"none": 0.4}}  # fmt: skip
+    results = {"tokens": 10, "gain_interval": {"none": interval}, "in_neighbors": {"in": part}, "runs": {"1": part}}
+    table = token_table(results)
+    assert [row[-1] for row in table.rows] == [shown, shown]
+    assert bool(table.caption) == (shown == "-")
 
 
 def test_several_runs_are_told_side_by_side_in_the_folder_of_all(run_folder, tmp_path):
