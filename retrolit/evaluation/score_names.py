@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 # The models of the paper's tables, and how their columns are headed.
@@ -17,6 +18,12 @@ NAMES = {"exact_match": "EM", "f1": "F1", "first_f1": "paper's F1", "rouge": "RO
 def score_name(name: str) -> str:
     """How a score is headed."""
     return NAMES.get(name, name.replace("_", " "))
+
+
+def published_models(results: Iterable[dict[str, Any]]) -> list[str]:
+    """The models that something was published of for one of these results of tasks, as the paper's tables have them."""
+    known = [scores for result in results for scores in result["published"].values()]
+    return [model for model in PUBLISHED if any(model in scores for scores in known)]
 
 
 def in_order(result: dict[str, Any]) -> list[str]:

@@ -33,8 +33,8 @@ MOST_SOURCES = 8
 
 ABOUT_GAIN = (
     "Bits per byte that the retrieved neighbors save at each validation; above zero they help. A gain over no "
-    "neighbors may be habit; one over random neighbors comes from reading. One over the GPT that the Retro was fitted to "
-    "comes from the longer training too: compare with a GPT that went on for as long."
+    "neighbors may be habit; one over random neighbors comes from reading. One over the GPT that the Retro was fitted "
+    "to comes from the longer training too: compare with a GPT that went on for as long."
 )
 ABOUT_STEPS = (
     "Forward and backward passes of a Retro that reads neighbors, measured in the steps that are logged; what is no "
@@ -153,15 +153,14 @@ def _perplexity(runs: Sequence[Run]) -> list[Block]:
     blocks: list[Block] = []
     for run in runs:
         if run.on_conversations:
-            replies = replies_table(run)
-            blocks += [replies] if len(replies.rows) > 1 else []
             sentence = "tuned on conversations, which are not evaluated by documents; its answers are, by tasks"
             blocks.append(_missing(f"{run.name}: {sentence}: retrolit evaluate {run.folder / MODEL}"))
         elif not run.results:
             blocks.append(_missing(f"{run.name}: not evaluated; make it with: {_again('test', run)}"))
         for split, results in run.results.items():
             blocks += [Heading(f"{run.name}, {split}"), *_split(results)]
-    return blocks
+    replies = replies_table([run for run in runs if run.on_conversations])
+    return [*blocks, replies] if replies.rows else blocks
 
 
 def _split(results: dict[str, Any]) -> list[Block]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from retrolit.evaluation.score_names import PUBLISHED, SOURCE, in_order, score_name
+from retrolit.evaluation.score_names import PUBLISHED, SOURCE, in_order, published_models, score_name
 from retrolit.evaluation.token_losses import READINGS
 from retrolit.reports.load import Evaluation, Run
 
@@ -88,18 +88,6 @@ def token_table(results: dict[str, Any]) -> Table:
     return Table("where the gain comes from", head, rows, caption)
 
 
-def replies_table(run: Run) -> Table:
-    """Bits per byte of held-out replies, as `retrolit test` has logged them of a Retro that reads; a row a reading."""
-    retrieved = run.curve("test/bits_per_byte")
-    rows = []
-    for name in ("", *(f"_{reading}" for reading in READINGS[1:])):
-        logged = run.curve(f"test/bits_per_byte{name}")
-        if logged:
-            bits = logged[-1][1]
-            rows.append([name[1:] or READINGS[0], _number(bits), _number(bits - retrieved[-1][1]) if name else ""])
-    return Table(f"{run.name}: bits per byte of held-out replies", ["reads", "bits per byte", "gain"], rows)
-
-
 # ---- of runs and evaluations
 
 
@@ -159,27 +147,45 @@ def split_table(runs: Sequence[Run]) -> Table:
     return Table("where a step's time goes, medians of the logged steps", ["run", *parts.values()], rows)
 
 
+def replies_table(runs: Sequence[Run]) -> Table:
+    """Bits per byte of held-out replies, as `retrolit test` has logged them; a row a reading of each run."""
+    rows = []
+    for run in runs:
+        names = {name: f"test/bits_per_byte_{name}" for name in READINGS[1:]}
+        controls = {name: logged[-1][1] for name, metric in names.items() if (logged := run.curve(metric))}
+        for _, bits in run.curve("test/bits_per_byte")[-1:]:
+            rows.append([run.name, READINGS[0] if controls else "nothing", _number(bits), ""])
+            rows += [["", name, _number(control), _number(control - bits)] for name, control in controls.items()]
+    return Table("bits per byte of held-out replies", ["run", "reads", "bits per byte", "gain"], rows)
+
+
 def task_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table:
     """A row a score: ours, by the name of who answered, and the paper's of its main scores."""
-    head = [
-        "task",
-        "score",
-        *(name for name, _ in evaluations),
-        *(name.replace("\n", " ") for name in PUBLISHED.values()),
-    ]
     results: dict[str, list[dict[str, Any] | None]] = {}
     for _, evaluation in evaluations:
         for task in evaluation.tasks:
             results.setdefault(task, [other.tasks.get(task) for _, other in evaluations])
+    models = published_models(one for ours in results.values() for one in ours if one is not None)
     rows = []
     for ours in results.values():
         first = next(result for result in ours if result is not None)
         names = dict.fromkeys(name for result in ours if result is not None for name in in_order(result))
         for number, name in enumerate(names):
             cells = ["-" if result is None else _score(result, name) for result in ours]
-            theirs = [str(first["published"].get(name, {}).get(model, "")) for model in PUBLISHED]
+            theirs = [str(first["published"].get(name, {}).get(model, "")) for model in models]
             rows.append([first["title"] if number == 0 else "", score_name(name), *cells, *theirs])
-    return Table("tasks", head, rows, caption=f"{SOURCE}; in brackets: questions asked, of how many.")
+    head = [
+        "task",
+        "score",
+        *(name for name, _ in evaluations),
+        *(PUBLISHED[model].replace("\n", " ") for model in models),
+    ]
+    caption = (
+        f"{SOURCE}; in brackets: questions asked, of how many."
+        if models
+        else "In brackets: questions asked, of how many."
+    )
+    return Table("tasks", head, rows, caption)
 
 
 def _score(result: dict[str, Any], name: str) -> str:

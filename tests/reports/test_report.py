@@ -118,14 +118,25 @@ def test_a_run_on_conversations_is_not_asked_for_documents(tmp_path):
 
 
 def test_held_out_replies_are_shown_as_they_were_tested(tmp_path):
-    (tmp_path / "config.yaml").write_text("data: {class_path: retrolit.training.InstructionData}")
-    row = {"step": 0, "test/bits_per_byte": 0.75, "test/bits_per_byte_none": 1.25, "test/bits_per_byte_random": 1.5}
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    _, page = write_report([tmp_path])
-    text = page.read_text()
-    assert "| retrieved | 0.7500 |  |" in text
-    assert "| none | 1.2500 | 0.5000 |" in text
-    assert "| random | 1.5000 | 0.7500 |" in text
+    reads = {"test/bits_per_byte": 0.75, "test/bits_per_byte_none": 1.25, "test/bits_per_byte_random": 1.5}
+    for name, row in (("retro", reads), ("gpt", {"test/bits_per_byte": 1.125})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("data: {class_path: retrolit.training.InstructionData}")
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps({"step": 0} | row) + "\n")
+    _, page = write_report([tmp_path / "retro", tmp_path / "gpt"])
+    rows = ["| retro | retrieved | 0.7500 |  |", "|  | none | 1.2500 | 0.5000 |", "|  | random | 1.5000 | 0.7500 |",
+            "| gpt | nothing | 1.1250 |  |"]  # fmt: skip
+    assert "\n".join(rows) in page.read_text()
+
+
+def test_scores_that_nobody_published_have_no_columns(evaluation_folder):
+    content = json.loads((evaluation_folder / "results.json").read_text())
+    assert "published: arXiv" in write_report([evaluation_folder])[1].read_text()
+    content["tasks"]["nq"]["published"] = {}
+    (evaluation_folder / "results.json").write_text(json.dumps(content))
+    text = write_report([evaluation_folder])[1].read_text()
+    assert "| task | score | small (runs/small/model) |\n" in text
+    assert "published" not in text
 
 
 @pytest.mark.parametrize(("interval", "shown"), [([0.1, 0.3], "40.0%"), ([-0.1, 0.3], "-"), (None, "-")])
