@@ -17,7 +17,7 @@ from retrolit.checkpoint.model_folder import open_model
 from retrolit.cli.load_generator import load_generator, open_writer
 from retrolit.evaluation.predictions import RESULTS
 from retrolit.evaluation.results_file import weights_fingerprint
-from retrolit.evaluation.score_names import PUBLISHED, SOURCE, in_order, score_name
+from retrolit.evaluation.score_names import PUBLISHED, SOURCE, in_order, published_models, score_name
 from retrolit.evaluation.task import find_file, load_task, task_names
 from retrolit.evaluation.task_run import Asking, ContextsFrom, Writer, run_task
 from retrolit.generation import Generator
@@ -161,11 +161,7 @@ def _tell(line: str) -> None:
 
 def _show(results: dict[str, Any], console: Console) -> None:
     """A row a score: this model's, and where there are any, the published ones of its main scores."""
-    published = [
-        model
-        for model in PUBLISHED
-        if any(model in scores for r in results.values() for scores in r["published"].values())
-    ]
+    published = published_models(results.values())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=SOURCE if published else None)
     for header in ("task", "asked", "score", "this\nmodel", *(PUBLISHED[model] for model in published)):
         left = header in ("task", "score")
