@@ -165,7 +165,7 @@ def _show(results: dict[str, Any], console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=SOURCE if published else None)
     for header in ("task", "asked", "score", "this\nmodel", *(PUBLISHED[model] for model in published)):
         left = header in ("task", "score")
-        table.add_column(header, justify="left" if left else "right", no_wrap=header != "task")
+        table.add_column(header, justify="left" if left else "right", no_wrap=True)
     for result in results.values():
         for row, name in enumerate(in_order(result)):
             theirs = [str(result["published"].get(name, {}).get(model, "")) for model in published]

@@ -46,11 +46,11 @@ def finish(process: subprocess.Popen, log: Path) -> str:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files, hidden ones too, but for locks and the cards with their speeds."""
+    """All files, hidden ones too, but for locks, the cards with their speeds, and what a killed process was writing."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".lock" and path.name != "card.json"
+        if path.is_file() and path.suffix not in (".lock", ".partial") and path.name != "card.json"
     }
 
 

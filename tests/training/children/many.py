@@ -86,6 +86,7 @@ def run(pickled: Path, rank: int, processes: int, port: int) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.pop("PL_GLOBAL_SEED", None)  # of an earlier test's run: Lightning would draw the first weights from it
     torch.set_num_threads(1)
     cases, strategies = pickle.loads(pickled.read_bytes())
     for label, strategy in strategies.items():
