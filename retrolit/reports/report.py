@@ -250,16 +250,21 @@ def _samples(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[Blo
 
 
 def _answer(answer: dict[str, Any], score: str) -> Folded:
-    lines = [f"asked      {answer['question']}", f"answered   {answer['prediction']}"]
-    lines += [f"reference  {reference}" for reference in answer["answers"][:3]]
-    lines += [f"passage    {source}" for source in answer["contexts"][:MOST_SOURCES]]
+    lines = [_labelled("asked", answer["question"]), _labelled("answered", answer["prediction"])]
+    lines += [_labelled("reference", reference) for reference in answer["answers"][:3]]
+    lines += [_labelled("passage", source) for source in answer["contexts"][:MOST_SOURCES]]
     lines += [
-        f"neighbor   {source} (read from token {chunk['end']})"
+        _labelled("neighbor", f"{source} (read from token {chunk['end']})")
         for chunk in answer["neighbors"]
         for source in chunk["sources"]
     ][:MOST_SOURCES]
     value = f" ({score} {answer[score]:.2f})" if score in answer else ""
     return Folded(f"{answer['id']}{value}", "\n".join(lines), open=True)
+
+
+def _labelled(label: str, text: str) -> str:
+    """The text behind its label, all its lines below each other."""
+    return f"{label:<11}" + text.replace("\n", "\n" + " " * 11)
 
 
 def _again(verb: str, run: Run) -> str:

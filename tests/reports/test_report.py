@@ -160,6 +160,12 @@ def test_several_runs_are_told_side_by_side_in_the_folder_of_all(run_folder, tmp
     assert "other, training" in text
 
 
+def test_the_lines_of_an_answer_stand_below_each_other(evaluation_folder):
+    path = evaluation_folder / "nq" / "scores.jsonl"
+    path.write_text(path.read_text().replace('"Bo"', '"Bo\\nand Mia"'))
+    assert "reference  Bo\n           and Mia\n" in write_report([evaluation_folder])[1].read_text()
+
+
 def test_an_evaluation_alone_has_a_report(evaluation_folder):
     html, _ = write_report([evaluation_folder])
     text = Parts(html.read_text()).text
