@@ -15,7 +15,10 @@ def consolidate(checkpoint: Path, destination: Path, tokenizer: Path | None = No
     taken along too. Raises ValueError where `checkpoint` is none.
     """
     if checkpoint.exists() and not is_checkpoint(checkpoint):
-        raise ValueError(f"{checkpoint}: expected a training checkpoint, got a folder that is none")
+        raise ValueError(
+            f"{checkpoint}: expected a training checkpoint, got a folder that is none; name a run's "
+            "checkpoints/step-XXXXXXXX.ckpt"
+        )
     config, tensors = open_model(checkpoint)
     loaded = template = None
     notes = [f"{len(tensors)} tensors of {'one file' if checkpoint.is_file() else 'a sharded checkpoint'}"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from retrolit.checkpoint.model_types import tensor_shapes, without_retrieval
 from retrolit.checkpoint.tables import fill_in, lost_switches, refuse_other_names, to_ours, to_theirs
 from retrolit.checkpoint.tensor_files import TensorFolder, write_tensors
 from retrolit.models import GPTConfig, RetroConfig
+from retrolit.models.lazy_tensors import LazyTensors
 from retrolit.storage import atomic_folder, read_json, write_json
 from retrolit.tokens import Tokenizer, load_tokenizer
 from retrolit.tokens.chat_template import ChatTemplate, load_chat_template
@@ -111,7 +112,8 @@ def _convert(
         notes.append(f"no tokenizer: {source} has none")
     if chat_template is not None:
         notes.append("with its chat template")
-    write_model_folder(destination, config, to_ours(moves, config, _Renamed(tensors, found)), tokenizer, chat_template)
+    renamed = LazyTensors(found, lambda name: tensors[found[name]])
+    write_model_folder(destination, config, to_ours(moves, config, renamed), tokenizer, chat_template)
     return notes
 
 
@@ -191,17 +193,3 @@ def _full_name(name: str, family: Family, needed: set[str]) -> str:
 def _may_be_left_out(name: str, config: GPTConfig) -> bool:
     """Masks and rotary tables of old versions, and the output layer's second copy where it is the embedding."""
     return bool(NO_WEIGHTS.search(name)) or (config.tied_embeddings and name in ("lm_head.weight", "embed_out.weight"))
-
-
-class _Renamed(Mapping[str, Tensor]):
-    def __init__(self, tensors: Mapping[str, Tensor], names: dict[str, str]) -> None:
-        self._tensors, self._names = tensors, names
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[self._names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)

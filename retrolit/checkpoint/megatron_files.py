@@ -32,6 +32,7 @@ from retrolit.checkpoint.tables import Rule, fill_in, refuse_other_names, to_the
 from retrolit.checkpoint.unpickle import load_foreign
 from retrolit.models import RetroConfig
 from retrolit.models.config import GATED_ACTIVATIONS
+from retrolit.models.lazy_tensors import LazyTensors
 from retrolit.storage import atomic_folder
 from retrolit.tokens import Tokenizer
 
@@ -156,7 +157,7 @@ def to_megatron(
     refuse_other_names(tensor_shapes(config), tensors, source)
     with atomic_folder(destination) as partial:
         for rank in range(tensor_parallel):
-            shard = _Shard(tensors, rank, tensor_parallel, padded_size)
+            shard = _share_of(tensors, rank, tensor_parallel, padded_size)
             # cloned, because a slice is saved with all the memory it is cut from
             state = {name: tensor.clone() for name, tensor in to_theirs(moves, decoder, shard)}
             file = partial / "release" / f"mp_rank_{rank:02d}" / RANK_FILE
@@ -172,7 +173,7 @@ def to_megatron(
     ]
 
 
-class _Merged(Mapping[str, Tensor]):
+class _Merged(LazyTensors):
     """Our tensors of a Megatron checkpoint, each put together from its ranks' parts when it is asked for."""
 
     def __init__(self, checkpoint: MegatronCheckpoint, config: Config, spelling: megatron.Spelling) -> None:
@@ -182,8 +183,9 @@ class _Merged(Mapping[str, Tensor]):
         self._moves = {name: (move, place) for move in moves for place, name in enumerate(move.ours)}
         self.differing: set[str] = set()
         """Tensors met so far that are not cut, and that the ranks have different ones of."""
+        super().__init__(self._moves, self._whole)
 
-    def __getitem__(self, name: str) -> Tensor:
+    def _whole(self, name: str) -> Tensor:
         move, place = self._moves[name]
         parts = [
             move.layout.to_ours(self._decoder, [rank[theirs] for theirs in move.theirs])[place] for rank in self._ranks
@@ -193,31 +195,18 @@ class _Merged(Mapping[str, Tensor]):
         whole = _merge(name, parts)
         return whole[: self._decoder.vocab_size] if _is_vocabulary(name) else whole
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._moves)
 
-    def __len__(self) -> int:
-        return len(self._moves)
-
-
-class _Shard(Mapping[str, Tensor]):
+def _share_of(tensors: Mapping[str, Tensor], rank: int, ranks: int, padded_size: int) -> LazyTensors:
     """One rank's share of our tensors, cut when it is asked for."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], rank: int, ranks: int, padded_size: int) -> None:
-        self._tensors, self._rank, self._ranks, self._padded_size = tensors, rank, ranks, padded_size
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor = self._tensors[name]
+    def cut(name: str) -> Tensor:
+        tensor = tensors[name]
         if _is_vocabulary(name):
-            tensor = torch.cat([tensor, tensor.new_zeros(self._padded_size - len(tensor), tensor.shape[1])])
+            tensor = torch.cat([tensor, tensor.new_zeros(padded_size - len(tensor), tensor.shape[1])])
         axis = megatron.cut_axis(name)
-        return tensor if axis is None else tensor.chunk(self._ranks, dim=axis)[self._rank]
+        return tensor if axis is None else tensor.chunk(ranks, dim=axis)[rank]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+    return LazyTensors(tensors, cut)
 
 
 def _iteration_folder(folder: Path) -> Path:

@@ -148,7 +148,12 @@ def open_model(path: Path) -> tuple[Config, Mapping[str, Tensor]]:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether this is a training checkpoint, one file or sharded, and no model folder."""
-    return path.is_file() or (path / SHARDED_FILE).is_file()
+    return path.is_file() or is_sharded(path)
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether this is a folder that many processes wrote a training checkpoint to, whole or not."""
+    return (path / SHARDED_FILE).is_file()
 
 
 def _open_folder(folder: Path) -> tuple[Config, Mapping[str, Tensor]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
+from retrolit.models.lazy_tensors import LazyTensors
 
 Model = GPT | Retro
 Config = GPTConfig | RetroConfig
@@ -22,6 +23,11 @@ DECODER = "decoder."
 def model_type_of(config: Config) -> str:
     """The `model_type` of this config."""
     return next(name for name, kind in CONFIGS.items() if isinstance(config, kind))
+
+
+def kind_of(config: Config) -> str:
+    """What people call a model of this config."""
+    return "Retro" if isinstance(config, RetroConfig) else "GPT"
 
 
 def empty_model(config: Config) -> Model:
@@ -50,23 +56,6 @@ def without_retrieval(config: Config, tensors: Mapping[str, Tensor]) -> tuple[GP
     """The decoder of a Retro as a GPT, its tensors still read when they are asked for; a GPT as it is."""
     if isinstance(config, GPTConfig):
         return config, tensors
-    return config.decoder, _Decoder(tensors)
-
-
-class _Decoder(Mapping[str, Tensor]):
-    """A Retro's tensors by the names they have in its decoder, without those a GPT has not."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-        self._names = [
-            name.removeprefix(DECODER) for name in tensors if name.startswith(DECODER) and "cross_attention" not in name
-        ]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[DECODER + name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    names = [name.removeprefix(DECODER) for name in tensors if name.startswith(DECODER)]
+    kept = [name for name in names if "cross_attention" not in name]
+    return config.decoder, LazyTensors(kept, lambda name: tensors[DECODER + name])

@@ -11,7 +11,7 @@ Who wrote how much of a tensor does not matter to a reader: the parts say where 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,14 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, Tenso
 
 from retrolit.checkpoint.model_folder import SHARDED_FILE
 from retrolit.checkpoint.storage_metadata import load_storage_metadata
+from retrolit.models.lazy_tensors import LazyTensors
 
-METADATA_FILE = SHARDED_FILE
 REST_FILE = "meta.pt"
 WEIGHTS = "state_dict."
 OPTIMIZER = "optimizer_0.state."
 
 
-def is_sharded(path: str | Path) -> bool:
-    """Whether this is such a folder, whole or not."""
-    return (Path(path) / METADATA_FILE).is_file()
-
-
-class ShardedCheckpoint(Mapping[str, Tensor]):
+class ShardedCheckpoint(LazyTensors):
     """The tensors of a sharded checkpoint by their full name, each put together from its parts when it is asked for.
 
     Nothing of the files is ever run. Raises ValueError where the folder is not whole, holds other things than tensors,
@@ -43,8 +38,9 @@ class ShardedCheckpoint(Mapping[str, Tensor]):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.metadata: Metadata = load_storage_metadata(self.folder / METADATA_FILE)
+        self.metadata: Metadata = load_storage_metadata(self.folder / SHARDED_FILE)
         self._check()
+        super().__init__(self.metadata.state_dict_metadata, self._read)
 
     def rest(self) -> dict[str, Any]:
         """What meta.pt holds: a Lightning checkpoint without its tensors, the optimizer's groups named by weight."""
@@ -56,7 +52,8 @@ class ShardedCheckpoint(Mapping[str, Tensor]):
 
     def part(self, prefix: str) -> Mapping[str, Tensor]:
         """The tensors whose names begin so, by the rest of their names."""
-        return _Part(self, prefix)
+        names = [name.removeprefix(prefix) for name in self if name.startswith(prefix)]
+        return LazyTensors(names, lambda name: self[prefix + name])
 
     def whole(self) -> dict[str, Any]:
         """As one file of one process would be: all tensors in memory, the optimizer's state by number."""
@@ -71,7 +68,7 @@ class ShardedCheckpoint(Mapping[str, Tensor]):
         """For torch.distributed.checkpoint, of which each process reads what it needs."""
         return _Reader(self)
 
-    def __getitem__(self, name: str) -> Tensor:
+    def _read(self, name: str) -> Tensor:
         stored = self.metadata.state_dict_metadata[name]
         assert isinstance(stored, TensorStorageMetadata)
         tensor = torch.empty(stored.size, dtype=stored.properties.dtype)
@@ -86,12 +83,6 @@ class ShardedCheckpoint(Mapping[str, Tensor]):
             target.copy_(torch.load(content, map_location="cpu", weights_only=True))
         return tensor
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.metadata.state_dict_metadata)
-
-    def __len__(self) -> int:
-        return len(self.metadata.state_dict_metadata)
-
     def _check(self) -> None:
         others = [name for name, stored in self.metadata.state_dict_metadata.items()
                   if not isinstance(stored, TensorStorageMetadata)]  # fmt: skip
@@ -103,35 +94,17 @@ class ShardedCheckpoint(Mapping[str, Tensor]):
         ends: dict[str, int] = {}
         for place in self.metadata.storage_data.values():
             if Path(place.relative_path).name != place.relative_path:
-                raise ValueError(f"{self.folder}: its {METADATA_FILE} names a file elsewhere, {place.relative_path}")
+                raise ValueError(f"{self.folder}: its {SHARDED_FILE} names a file elsewhere, {place.relative_path}")
             ends[place.relative_path] = max(ends.get(place.relative_path, 0), place.offset + place.length)
         for name, end in ends.items():
             path = self.folder / name
             size = path.stat().st_size if path.is_file() else 0
             if size < end:
                 raise ValueError(
-                    f"{path}: expected {end:,} bytes, as {METADATA_FILE} says, got {size:,}; the checkpoint is damaged"
+                    f"{path}: expected {end:,} bytes, as {SHARDED_FILE} says, got {size:,}; the checkpoint is damaged"
                 )
         if not (self.folder / REST_FILE).is_file():
             raise ValueError(f"{self.folder / REST_FILE}: the file is missing; the checkpoint is damaged")
-
-
-class _Part(Mapping[str, Tensor]):
-    """The tensors of a checkpoint whose names begin alike."""
-
-    def __init__(self, checkpoint: ShardedCheckpoint, prefix: str) -> None:
-        self._checkpoint = checkpoint
-        self._prefix = prefix
-        self._names = [name.removeprefix(prefix) for name in checkpoint if name.startswith(prefix)]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._checkpoint[self._prefix + name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 class _Reader(FileSystemReader):

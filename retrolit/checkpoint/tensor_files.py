@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from retrolit.models.lazy_tensors import LazyTensors
+
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARD_BYTES = 4 * 10**9
 """A file is closed before it grows beyond this; the most that writing holds in memory."""
 
 
-class TensorFolder(Mapping[str, Tensor]):
+class TensorFolder(LazyTensors):
     """The tensors of a folder's safetensors files by name, each read from disk when it is asked for.
 
     Raises FileNotFoundError when the folder has none of these files or lacks one that its index names, ValueError when
@@ -33,19 +35,11 @@ class TensorFolder(Mapping[str, Tensor]):
             except safetensors.SafetensorError as error:
                 raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch or make it again") from error
             self._files |= dict.fromkeys(opened.keys(), opened)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._files[name].get_tensor(name)
+        super().__init__(self._files, lambda name: self._files[name].get_tensor(name))
 
     def slice_of(self, name: str) -> Any:
         """The tensor unread: `get_shape()`, and what it is indexed with slices is what is read."""
         return self._files[name].get_slice(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
 
 
 def write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:

@@ -10,7 +10,7 @@ name W always had.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from retrolit.models.config import check_positive
 from retrolit.models.layer import TransformerLayer
+from retrolit.models.lazy_tensors import LazyTensors
 
 TARGETS = ("qkv", "query", "key_value", "output", "up", "gate", "down")
 """What the linear layers of attention, cross-attention and MLP are called."""
@@ -106,24 +107,13 @@ def merge_lora(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
     A tensor is read, and added to, when it is asked for.
     """
-    return _Merged(tensors)
 
-
-class _Merged(Mapping[str, Tensor]):
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-        self._names = [name for name in tensors if ".lora_" not in name]
-
-    def __getitem__(self, name: str) -> Tensor:
-        weight = self._tensors[name]
+    def merged(name: str) -> Tensor:
+        weight = tensors[name]
         layer, dot, kind = name.rpartition(".")
-        if kind != "weight" or f"{layer}{dot}lora_up" not in self._tensors:
+        if kind != "weight" or f"{layer}{dot}lora_up" not in tensors:
             return weight
-        up, down, scale = (self._tensors[f"{layer}{dot}lora_{part}"].float() for part in ("up", "down", "scale"))
+        up, down, scale = (tensors[f"{layer}{dot}lora_{part}"].float() for part in ("up", "down", "scale"))
         return (weight.float() + scale * (up @ down)).to(weight.dtype)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    return LazyTensors((name for name in tensors if ".lora_" not in name), merged)

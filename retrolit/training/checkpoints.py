@@ -16,7 +16,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from retrolit.checkpoint.sharded_files import ShardedCheckpoint, is_sharded
+from retrolit.checkpoint.model_folder import is_sharded
+from retrolit.checkpoint.sharded_files import ShardedCheckpoint
 from retrolit.storage import atomic_write
 from retrolit.storage.files import rename_folder
 from retrolit.training.sharded_checkpoints import ShardedCheckpoints
@@ -37,7 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read one file, or a folder as if it were one, without ever running what a pickle asks for."""
-        if is_sharded(path):
+        if is_sharded(Path(path)):
             return ShardedCheckpoint(path).whole()
         return torch.load(path, map_location=map_location, weights_only=True)
 

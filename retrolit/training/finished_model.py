@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import lightning as L
@@ -11,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from retrolit.checkpoint.model_folder import LIGHTNING_PREFIX, save_weights
 from retrolit.checkpoint.model_types import tensor_shapes
+from retrolit.models.lazy_tensors import LazyTensors
 from retrolit.models.lora import merge_lora
 from retrolit.training.module import LanguageModule
 
@@ -21,12 +21,11 @@ def save_trained_model(trainer: L.Trainer, module: LanguageModule, folder: Path)
     Of a model that is shared out, one tensor after the other is put together and written: no process ever holds more of
     it than its part and what one file of the folder holds.
     """
-    weights = _Gathered(
-        {
-            name.removeprefix(LIGHTNING_PREFIX): tensor
-            for name, tensor in trainer.strategy.lightning_module_state_dict().items()
-        }
-    )
+    tensors = {
+        name.removeprefix(LIGHTNING_PREFIX): tensor
+        for name, tensor in trainer.strategy.lightning_module_state_dict().items()
+    }
+    weights = LazyTensors(tensors, lambda name: _whole(tensors[name]))
     if trainer.is_global_zero:
         save_weights(module.config, weights, folder, module.data.tokenizer, module.data.chat_template)
     elif weights:  # none where the strategy has put everything together on the first process
@@ -35,21 +34,6 @@ def save_trained_model(trainer: L.Trainer, module: LanguageModule, folder: Path)
             merged[name]  # gives its part to the first process
 
 
-class _Gathered(Mapping[str, Tensor]):
-    """Weights by name, each put together from its parts when all processes ask for it."""
-
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self._weights = weights
-
-    def __getitem__(self, name: str) -> Tensor:
-        weight = self._weights[name]
-        return weight.full_tensor() if isinstance(weight, DTensor) else weight
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._weights
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
+def _whole(weight: Tensor) -> Tensor:
+    """The weight, put together from its parts where it has any; all processes ask for it together."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight

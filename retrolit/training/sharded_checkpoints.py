@@ -27,7 +27,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.optim import Optimizer
 
-from retrolit.checkpoint.sharded_files import REST_FILE, WEIGHTS, ShardedCheckpoint, by_name, is_sharded
+from retrolit.checkpoint.model_folder import is_sharded
+from retrolit.checkpoint.sharded_files import REST_FILE, WEIGHTS, ShardedCheckpoint, by_name
 from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.storage import atomic_write
 from retrolit.storage.files import rename_folder

@@ -107,7 +107,7 @@ def test_a_model_folder_is_made_of_it(tmp_path):
     for path in ("c", "with", "without"):
         state = load_model(tmp_path / path).state_dict()
         assert all(torch.equal(state[name], tensor) for name, tensor in gpt.state_dict().items())
-    with pytest.raises(ValueError, match="with: expected a training checkpoint, got a folder that is none"):
+    with pytest.raises(ValueError, match="expected a training checkpoint, got a folder that is none; name a run's"):
         consolidate(tmp_path / "with", tmp_path / "again")
 
 
