@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from retrolit.checkpoint.model_types import DECODER, decoder_of
+from retrolit.checkpoint.megatron_files import open_weights
+from retrolit.checkpoint.model_types import DECODER, Config, decoder_of, tensor_shapes
+from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.checkpoint.tensor_files import TensorFolder
 from retrolit.models import GPT, Retro
 from retrolit.models.gpt import initialize
@@ -41,6 +43,16 @@ class Stored:
                 f"{self.path}: {self.name}: expected the shape {tuple(shape)} from the config, got {found}"
             )
         return stored[index]
+
+
+def open_stored(path: Path, vocab_size: int, chunk_length: int | None = None) -> tuple[Config, dict[str, Stored]]:
+    """Config and tensors, by name, of whatever `open_weights` opens; none of them is read yet.
+
+    Raises FileNotFoundError, or ValueError where the tensors are not those of the config.
+    """
+    config, tensors = open_weights(path, vocab_size, chunk_length)
+    refuse_other_names(tensor_shapes(config), tensors, path)
+    return config, {name: Stored(tensors, name, path) for name in tensors}
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retrolit.checkpoint.model_types import model_type_of
 from retrolit.data.batch import Batch
-from retrolit.evaluation.retrieval_gain import RetrievalTotals, not_used
+from retrolit.evaluation.retrieval_gain import RetrievalTotals
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
 from retrolit.models.lora import LoRAConfig, add_lora
 from retrolit.training.module import LanguageModule
@@ -97,26 +97,16 @@ class InstructRetroModule(LanguageModule):
             return super().evaluate(batch, batch_idx)
         assert batch.neighbor_tokens is not None
         assert batch.neighbor_mask is not None
-        # The next sample's; of a batch of one, the next chunk's.
-        of = 0 if len(batch.tokens) > 1 else 1
-        tokens, mask = batch.neighbor_tokens.roll(1, of), batch.neighbor_mask.roll(1, of)
-        losses = {
-            "retrieved": self.loss(batch).tokens,
-            "none": self.loss(replace(batch, neighbor_tokens=None, neighbor_mask=None)).tokens,
-            "random": self.loss(replace(batch, neighbor_tokens=tokens, neighbor_mask=mask)).tokens,
-        }
-        self.retrieval_totals.add(**losses, mask=batch.loss_mask)
-        return losses
+        # The sample's before it; in a batch of one, the chunk's before it.
+        axis = 0 if len(batch.tokens) > 1 else 1
+        others = (batch.neighbor_tokens.roll(1, axis), batch.neighbor_mask.roll(1, axis))
+        return self.retrieval_totals.read(self.loss, batch, *others)
 
     def results(self, split: str) -> dict[str, float]:
-        """loss, perplexity and bits_per_byte of the replies; where the gate is 1 also bits_per_byte_none and _random,
-        and the retrieval_gain: none - retrieved. Says so where retrieval is not being used."""
+        """loss, perplexity and bits_per_byte of the replies; where the gate is 1 those of `RetrievalTotals.result`."""
         if not self.gate:
             return super().results(split)
-        results = self.retrieval_totals.result(self.sum_over_devices, self.data.bytes_per_token(split))
-        if not self.retrieval_totals.is_used(self.sum_over_devices):
-            self.say(not_used(results))
-        return results
+        return self.retrieval_totals.result(self.sum_over_devices, self.data.bytes_per_token(split), self.say)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum over the micro-batch's trained tokens, divided by how many they would be if all tokens were trained.

@@ -17,14 +17,12 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from retrolit.checkpoint.megatron_files import open_weights
-from retrolit.checkpoint.model_types import decoder_of, empty_model
-from retrolit.checkpoint.tables import refuse_other_names
+from retrolit.checkpoint.model_types import decoder_of, kind_of
 from retrolit.data.batch import Batch
 from retrolit.evaluation.loss_totals import LossTotals
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
 from retrolit.training.clipping import clip_gradients
-from retrolit.training.first_weights import Stored, fill
+from retrolit.training.first_weights import Stored, fill, open_stored
 from retrolit.training.loggers import log_row
 from retrolit.training.optimizer import OptimizerConfig, make_optimizer
 from retrolit.training.schedule import ScheduleConfig, learning_rate
@@ -152,21 +150,19 @@ class LanguageModule(L.LightningModule, ABC):
         """
         if self.init_from is None:
             return {}
-        path = Path(self.init_from)
-        ours = self.config
-        length = ours.chunk_length if isinstance(ours, RetroConfig) else None
-        config, tensors = open_weights(path, decoder_of(ours).vocab_size, length)
-        if type(config) is not type(self.config):
-            raise ValueError(f"model.init_from: {path} holds a {_kind_of(config)}, expected a {_kind_of(self.config)}")
+        path, own = Path(self.init_from), self.config
+        chunk_length = own.chunk_length if isinstance(own, RetroConfig) else None
+        config, stored = open_stored(path, decoder_of(own).vocab_size, chunk_length)
+        if type(config) is not type(own):
+            raise ValueError(f"model.init_from: {path} holds a {kind_of(config)}, expected a {kind_of(own)}")
         told = [
             f"{name} is {theirs} there and {ours} here"
-            for name, theirs, ours in differences("", asdict(config), asdict(self.config))
+            for name, theirs, ours in differences("", asdict(config), asdict(own))
             if name.rpartition(".")[2] not in WITHOUT_WEIGHTS
         ]
         if told:
             raise ValueError(f"model.init_from: {path} is another model than model.config: {'; '.join(told)}")
-        refuse_other_names(empty_model(config).state_dict(), tensors, path)
-        return {name: Stored(tensors, name, path) for name in tensors}
+        return stored
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean token loss of one micro-batch."""
@@ -306,7 +302,3 @@ class LanguageModule(L.LightningModule, ABC):
         row = {f"{prefix}/{name}": value for name, value in self.results(split).items()}
         log_row(self.trainer, row)
         self.log_dict(row, logger=False, sync_dist=True)
-
-
-def _kind_of(config: GPTConfig | RetroConfig) -> str:
-    return "Retro" if isinstance(config, RetroConfig) else "GPT"

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
 from rich.progress import ProgressColumn
 
+from retrolit.checkpoint.model_types import kind_of
 from retrolit.training.loggers import row_is_due
 from retrolit.training.module import LanguageModule
 
@@ -39,7 +40,7 @@ class Opening(L.Callback):
             return
         data, steps = pl_module.data, trainer.max_steps
         print(
-            f"{type(pl_module.model).__name__} of {pl_module.model.num_parameters():,} parameters, "
+            f"{kind_of(pl_module.config)} of {pl_module.model.num_parameters():,} parameters, "
             f"{trainer.world_size} x {pl_module.device}, {trainer.precision}: {steps:,} steps of "
             f"{data.global_batch_size} x {data.sequence_length} tokens = {steps * data.tokens_per_step:,} tokens"
         )

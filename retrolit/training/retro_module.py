@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -10,14 +9,12 @@ from typing import Any, Literal
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from retrolit.checkpoint.megatron_files import open_weights
 from retrolit.checkpoint.model_types import DECODER, empty_model
-from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.data.batch import Batch
 from retrolit.evaluation.loss_totals import LossTotals
-from retrolit.evaluation.retrieval_gain import RetrievalTotals, not_used
+from retrolit.evaluation.retrieval_gain import RetrievalTotals
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
-from retrolit.training.first_weights import Stored, fill
+from retrolit.training.first_weights import Stored, fill, open_stored
 from retrolit.training.module import WITHOUT_WEIGHTS, LanguageModule
 from retrolit.training.pretraining_data import streams
 from retrolit.training.training_data import TrainingData
@@ -84,7 +81,7 @@ class RetroModule(LanguageModule):
         """Those of the GPT to fit the Retro to, unless the run begins with a Retro's."""
         if self.retrofit_from is None or self.init_from is not None:
             return super().given_weights()
-        path, config, tensors = self._open_gpt(self.retrofit_from)
+        config, stored = self._open_gpt(self.retrofit_from)
         ours, theirs = asdict(self.config.decoder), asdict(config)
         told = "; ".join(
             f"{name} {ours[name]}, of the GPT {theirs[name]}"
@@ -92,8 +89,10 @@ class RetroModule(LanguageModule):
             if ours[name] != theirs[name] and name not in WITHOUT_WEIGHTS
         )
         if told:
-            raise ValueError(f"model.config.decoder: expected the config of the GPT in {path}, got {told}")
-        return {DECODER + name: Stored(tensors, name, path) for name in tensors}
+            raise ValueError(
+                f"model.config.decoder: expected the config of the GPT in {self.retrofit_from}, got {told}"
+            )
+        return {DECODER + name: tensor for name, tensor in stored.items()}
 
     def configure_model(self) -> None:
         """Build the model, and have the parts that are not trained compute as in evaluation from the first step."""
@@ -111,7 +110,8 @@ class RetroModule(LanguageModule):
 
     def loss(self, batch: Batch) -> Loss:
         """Next-token loss with the batch's neighbors."""
-        return self._loss(batch, (batch.neighbor_tokens, batch.neighbor_mask))
+        neighbors = (batch.neighbor_tokens, batch.neighbor_mask)
+        return self.retro.loss(batch.tokens, batch.labels, batch.loss_mask, *neighbors)
 
     def start_evaluation(self, split: str) -> None:
         """Begin with all kinds of neighbors, and with the GPT where its loss on this split is not known yet."""
@@ -122,37 +122,24 @@ class RetroModule(LanguageModule):
     def evaluate(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Add one batch, read with every kind of neighbors; its token losses (B, T) come back, by kind."""
         tokens, mask = self.random_neighbors(batch_idx)
-        random = (tokens.to(self.device), mask.to(self.device))
-        losses = {
-            "retrieved": self.loss(batch).tokens,
-            "none": self._loss(batch, None).tokens,
-            "random": self._loss(batch, random).tokens,
-        }
-        self.retrieval_totals.add(**losses, mask=batch.loss_mask)
+        losses = self.retrieval_totals.read(self.loss, batch, tokens.to(self.device), mask.to(self.device))
         return losses if self.source is None else losses | {"gpt": self.source.add(batch)}
 
     def results(self, split: str) -> dict[str, float]:
-        """loss, perplexity and bits_per_byte with retrieved neighbors, bits_per_byte_none, _random and _gpt, and the
-        retrieval_gain: none - retrieved. Says so where retrieval is not being used."""
+        """Those of `RetrievalTotals.result`, and where the GPT was measured bits_per_byte_gpt."""
         bytes_per_token = self.data.bytes_per_token(split)
-        results = self.retrieval_totals.result(self.sum_over_devices, bytes_per_token)
+        results = self.retrieval_totals.result(self.sum_over_devices, bytes_per_token, self.say)
         if self.source is not None:
             result = self.source.totals.result(self.sum_over_devices, bytes_per_token)
             self.gpt_bits_per_byte[split] = result["bits_per_byte"]
             self.source = None
         if split in self.gpt_bits_per_byte:
             results["bits_per_byte_gpt"] = self.gpt_bits_per_byte[split]
-        if not self.retrieval_totals.is_used(self.sum_over_devices):
-            self.say(not_used(results))
         return results
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must not change."""
         return super().settings() | {"train": self.trained}
-
-    def _loss(self, batch: Batch, neighbors: tuple[Tensor | None, Tensor | None] | None) -> Loss:
-        """Next-token loss with these neighbors, tokens and mask, or with none."""
-        return self.retro.loss(batch.tokens, batch.labels, batch.loss_mask, *(neighbors or (None, None)))
 
     def _source(self) -> _Source | None:
         """The GPT fitted from, where there is one and this device can hold it beside the Retro."""
@@ -162,23 +149,21 @@ class RetroModule(LanguageModule):
         if not Path(self.retrofit_from).exists() and (self.init_from is not None or not self.starts_fresh):
             self.say(f"{self.retrofit_from} is gone: bits_per_byte_gpt is left out")
             return None
-        path, config, tensors = self._open_gpt(self.retrofit_from)
+        config, stored = self._open_gpt(self.retrofit_from)
         gpt = empty_model(config).to(self.decoder.embedding.weight.dtype).to_empty(device=self.device)
         assert isinstance(gpt, GPT)
-        fill(gpt, empty_model(config), {name: Stored(tensors, name, path) for name in tensors}, seed=0)
+        fill(gpt, empty_model(config), stored, seed=0)
         return _Source(gpt.eval())
 
-    def _open_gpt(self, source: str) -> tuple[Path, GPTConfig, Mapping[str, Tensor]]:
-        """Config and tensors of the GPT in this folder or file, the tensors read when they are asked for."""
-        path = Path(source)
-        config, tensors = open_weights(path, self.config.decoder.vocab_size)
+    def _open_gpt(self, source: str) -> tuple[GPTConfig, dict[str, Stored]]:
+        """Config and tensors of the GPT in this folder or file."""
+        config, stored = open_stored(Path(source), self.config.decoder.vocab_size)
         if isinstance(config, RetroConfig):
             raise ValueError(
-                f"model.retrofit_from: expected a GPT's model folder, {path} holds a Retro; "
+                f"model.retrofit_from: expected a GPT's model folder, {source} holds a Retro; "
                 "to go on from its weights, name it in model.init_from"
             )
-        refuse_other_names(empty_model(config).state_dict(), tensors, path)
-        return path, config, tensors
+        return config, stored
 
 
 def check_neighbors(config: RetroConfig, data: TrainingData, stage: str) -> None:

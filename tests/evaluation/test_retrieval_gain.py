@@ -51,8 +51,9 @@ def test_retrieval_is_used_where_random_neighbors_cost(cost, used):
     retrieved, mask = _losses(50)
     noise = 0.1 * torch.randn_like(retrieved)
     totals.add(retrieved, none=retrieved + 0.25, random=retrieved + cost + noise - noise.mean(), mask=mask)
-    assert totals.is_used(alone) == used
-    result = totals.result(alone, bytes_per_token=4.0)
+    said: list[str] = []
+    result = totals.result(alone, 4.0, said.append)
+    assert ["RETRIEVAL IS NOT BEING USED" in line for line in said] == ([] if used else [True])
     assert result["retrieval_gain"] == pytest.approx(0.25 / math.log(2) / 4, rel=1e-4)
     assert result["bits_per_byte_none"] - result["bits_per_byte"] == result["retrieval_gain"]
     assert result["bits_per_byte_random"] - result["bits_per_byte"] == pytest.approx(cost / math.log(2) / 4, abs=0.02)
