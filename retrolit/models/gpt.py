@@ -122,6 +122,10 @@ class GPT(nn.Module):
         texts that share a row apart: see segments.py.
         """
         hidden = self.hidden_states(tokens, segments=segments)
+        return self.loss_of(hidden, labels, loss_mask)
+
+    def loss_of(self, hidden: Tensor, labels: Tensor, loss_mask: Tensor | None = None) -> Loss:
+        """As `loss`, of hidden states (B, T, D) that are there already."""
         return masked_loss(hidden, self.output_weight, labels, loss_mask, self.softmax, self.cross_entropy)
 
     def compile_layers(self, **options: Any) -> None:

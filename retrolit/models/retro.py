@@ -28,7 +28,7 @@ from retrolit.models.cross_attention import CrossAttention
 from retrolit.models.encoder import NeighborEncoder
 from retrolit.models.gpt import GPT, initialize
 from retrolit.models.layer import TransformerLayer
-from retrolit.models.loss import Loss, masked_loss
+from retrolit.models.loss import Loss
 from retrolit.models.neighbor_reader import NeighborReader
 from retrolit.models.norms import make_norm
 from retrolit.models.retro_cache import RetroCache
@@ -125,8 +125,7 @@ class Retro(nn.Module):
     ) -> Loss:  # fmt: skip
         """Cross-entropy of `labels` (B, T), as `GPT.loss`."""
         hidden = self.hidden_states(tokens, neighbor_tokens, neighbor_mask, gate, chunk_length, segments=segments)
-        decoder = self.decoder
-        return masked_loss(hidden, decoder.output_weight, labels, loss_mask, decoder.softmax, decoder.cross_entropy)
+        return self.decoder.loss_of(hidden, labels, loss_mask)
 
     def hidden_states(
         self, tokens: Tensor, neighbor_tokens: Tensor | None = None, neighbor_mask: Tensor | None = None,

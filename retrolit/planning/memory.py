@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from retrolit.checkpoint.model_types import decoder_of
 from retrolit.models import GPTConfig, RetroConfig
 from retrolit.planning.activations import COMPUTE_BYTES, MicroBatch, activations
 from retrolit.planning.size import Size, Trained
@@ -78,7 +79,7 @@ def memory(
         moments = [(copies + buckets, needed.at_loss), (buckets + again, needed.in_backward)]
     else:
         shards = gpus // tensor_parallel if strategy == "fsdp+tp" else gpus
-        tied = (config.decoder if isinstance(config, RetroConfig) else config).tied_embeddings
+        tied = decoder_of(config).tied_embeddings
         embedding = 0 if tied else size.parameters["embedding"]
         output = size.outside - embedding
         layers = 2 * c * size.largest_layer
