@@ -9,15 +9,16 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.text import Text
 
 from retrolit.cli.recipes import recipe_folder
 from retrolit.storage import atomic_folder, fingerprint, read_json, write_json
+from retrolit.tokens.yaml_fields import checked_fields
 
 PLAN, STAGES, RECIPES = "run.yaml", "stages.json", "recipes"
 SOURCE = re.compile(r"^(\s*source:\s*).*$", re.MULTILINE)
@@ -53,13 +54,15 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path) -> Plan:
-        content = _checked(cls, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        content = checked_fields(cls, yaml.safe_load(path.read_text(encoding="utf-8")), str(path), "a run")
         stages = content["stages"]
         if not isinstance(stages, list) or not stages:
             raise ValueError(f"{path}: stages: expected a list of at least one, got {stages!r}")
-        numbered = enumerate(stages, start=1)
-        stages = [Stage(**_checked(Stage, stage, f"{path}: stage {number}")) for number, stage in numbered]
-        return cls(**{**content, "stages": stages})
+        content["stages"] = [
+            Stage(**checked_fields(Stage, stage, f"{path}: stage {number}", "a stage"))
+            for number, stage in enumerate(stages, start=1)
+        ]
+        return cls(**content)
 
 
 def run(name: str, *, folder: str | None = None, corpus: str | None = None) -> None:
@@ -81,12 +84,12 @@ def run(name: str, *, folder: str | None = None, corpus: str | None = None) -> N
     _copy_recipes(source, recipes, corpus)
     plan = Plan.load(recipes / PLAN)
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-    made_from = fingerprint([(path.name, path.read_text(encoding="utf-8")) for path in sorted(recipes.iterdir())])
+    made_from = fingerprint([(path.name, path.read_text(encoding="utf-8")) for path in _files_in(recipes)])
     finished = read_json(target / STAGES) if (target / STAGES).exists() else {}
     begin = time.monotonic()
     for number, stage in enumerate(plan.stages, start=1):
-        head = f"[bold][{number}/{len(plan.stages)}] {stage.does}[/bold]" + (f"  {stage.paper}" if stage.paper else "")
-        console.print(head.replace(f"[{number}/", f"\\[{number}/"))
+        head = (f"[{number}/{len(plan.stages)}] {stage.does}", "bold")
+        console.print(Text.assemble(head, f"  {stage.paper}" if stage.paper else ""))
         console.print(f"retrolit {stage.command}", style="dim", markup=False)
         key = fingerprint([stage.command, stage.says, made_from])
         if key in finished:
@@ -96,12 +99,15 @@ def run(name: str, *, folder: str | None = None, corpus: str | None = None) -> N
         command = [sys.executable, "-m", "retrolit", *shlex.split(stage.command)]
         done = subprocess.run(command, cwd=target, input=stage.says or None, text=True, check=False)
         if done.returncode:
-            raise StageFailed(number, stage, done.returncode)
+            raise ValueError(
+                f"stage {number} ({stage.does}) ended with exit code {done.returncode}; what it said stands above. "
+                "What is finished is kept: the same command goes on from there"
+            )
         finished[key] = {"command": stage.command, "seconds": round(time.monotonic() - started, 1)}
         write_json(target / STAGES, finished)
         console.print()
     minutes, seconds = divmod(round(time.monotonic() - begin), 60)
-    console.print(f"[bold]All of {name} in {minutes} min {seconds} s; everything lies in {target}[/bold]")
+    console.print(Text(f"All of {name} in {minutes} min {seconds} s; everything lies in {target}", style="bold"))
     for line in plan.next:
         console.print(f"  {line}", markup=False)
 
@@ -109,16 +115,6 @@ def run(name: str, *, folder: str | None = None, corpus: str | None = None) -> N
 def run_names() -> list[str]:
     """The folders of recipes that have a run.yaml."""
     return sorted(path.parent.name for path in recipe_folder().glob(f"*/{PLAN}"))
-
-
-class StageFailed(ValueError):
-    """A stage ended with an error; what it said stands above."""
-
-    def __init__(self, number: int, stage: Stage, code: int) -> None:
-        super().__init__(
-            f"stage {number} ({stage.does}) ended with exit code {code}; what it said stands above. What is finished "
-            f"is kept: the same command goes on from there"
-        )
 
 
 def _copy_recipes(source: Path, recipes: Path, corpus: str | None) -> None:
@@ -145,20 +141,11 @@ def _copy_recipes(source: Path, recipes: Path, corpus: str | None) -> None:
         return
     recipes.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(recipes) as partial:
-        for path in sorted(source.iterdir()):
-            if path.is_file():
-                shutil.copyfile(path, partial / path.name)
+        for path in _files_in(source):
+            shutil.copyfile(path, partial / path.name)
         if text is not None:
             (partial / plan.corpus).write_text(text, encoding="utf-8")
 
 
-def _checked(kind: type, content: Any, where: str) -> dict[str, Any]:
-    """`content`, a mapping with the fields of a dataclass."""
-    names = [item.name for item in fields(kind)]
-    needed = ["stages"] if kind is Plan else ["does", "command"]
-    given = list(content) if isinstance(content, dict) else []
-    wrong = [f"lacks {name}" for name in needed if name not in given]
-    wrong += [f"has an unknown {name}" for name in given if name not in names]
-    if wrong:
-        raise ValueError(f"{where}: expected the fields {', '.join(names)}, but it {', '.join(wrong)}")
-    return content
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())

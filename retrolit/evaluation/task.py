@@ -6,7 +6,7 @@ Each of the paper's tasks is one small .yaml file in tasks/; a file of your own 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from retrolit.tokens.chat_template import ChatTemplate
 from retrolit.tokens.compression import strip_compression
 from retrolit.tokens.conversation import Context, Conversation, Message
 from retrolit.tokens.text_template import TextTemplate
+from retrolit.tokens.yaml_fields import checked_fields
 
 # For a template that has no forms of answers of its own (a Hugging Face tokenizer's).
 QUESTIONS = {
@@ -73,13 +74,7 @@ class Task:
     def load(cls, path: Path) -> Task:
         """The task in a .yaml file. Raises ValueError where fields are missing or unknown."""
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        given = set(content) if isinstance(content, dict) else set()
-        known = {item.name for item in fields(cls)} - {"name"}
-        wrong = [f"lacks {name}" for name in sorted({"title", "score"} - given)]
-        wrong += [f"has an unknown {name}" for name in sorted(given - known)]
-        if wrong:
-            raise ValueError(f"{path}: expected the fields of a task, but it {', '.join(wrong)}")
-        return cls(name=path.stem, **content)
+        return cls(name=path.stem, **checked_fields(cls, content, str(path), "a task", given_elsewhere=("name",)))
 
     @property
     def settings(self) -> dict[str, Any]:

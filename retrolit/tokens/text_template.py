@@ -12,6 +12,7 @@ import yaml
 
 from retrolit.tokens.chat_template import END, PROMPT, ChatTemplate, Piece, Special
 from retrolit.tokens.conversation import Conversation
+from retrolit.tokens.yaml_fields import checked_fields
 
 SLOT = re.compile(r"\{(title|text)\}")
 
@@ -93,14 +94,8 @@ class TextTemplate(ChatTemplate):
     def load(cls, path: Path) -> TextTemplate:
         """The template in a file. Raises ValueError where fields are missing or unknown."""
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        known = {item.name for item in fields(cls)} - {"name"}
-        needed = known - {"special_tokens", "answers"}
-        given = set(content) if isinstance(content, dict) else set()
-        if given - known or needed - given:
-            wrong = [f"lacks {name}" for name in sorted(needed - given)]
-            wrong += [f"has an unknown {name}" for name in sorted(given - known)]
-            raise ValueError(f"{path}: expected the fields of a chat template, but it {', '.join(wrong)}")
-        return cls.of(content | {"name": path.stem})
+        texts = checked_fields(cls, content, str(path), "a chat template", given_elsewhere=("name",))
+        return cls.of(texts | {"name": path.stem})
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> TextTemplate:

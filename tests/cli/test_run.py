@@ -76,11 +76,15 @@ def test_a_stage_that_fails_ends_the_run_which_goes_on_from_there(
     assert capfd.readouterr().err.count("done before") == 1
 
 
-def test_what_is_typed_in_and_what_recipes_say_count(recipes: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_the_recipes_say_counts(recipes: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever else lies beside them."""
     assert run("own", "--folder", "there") == 0
+    Path("there/recipes/notes").mkdir()
+    capfd.readouterr()
+    assert run("own", "--folder", "there") == 0
+    assert capfd.readouterr().err.count("done before") == 2
     changed = Path("there/recipes/data.yaml")
     changed.write_text(changed.read_text() + "# a remark\n")
-    capfd.readouterr()
     assert run("own", "--folder", "there") == 0
     assert "done before" not in capfd.readouterr().err
 
@@ -109,7 +113,12 @@ def test_a_text_of_ones_own_takes_the_place_of_the_recipes(recipes: Path, capfd:
         ("stages: []", DATA, ["own"], "stages: expected a list of at least one, got []"),
         ("corpus: data.yaml", DATA, ["own"], "but it lacks stages"),
         (PLAN + "colour: red", DATA, ["own"], "but it has an unknown colour"),
-        ("stages: [{does: nothing}]", DATA, ["own"], "stage 1: expected the fields does, command, paper, says, but it"),
+        (
+            "stages: [{does: nothing}]",
+            DATA,
+            ["own"],
+            "stage 1: expected the fields of a stage (does, command, paper, says)",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_a_sentence(

@@ -75,7 +75,9 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
     assert task == Task("ropes", "ROPES", "answers", "short")
     assert task.score_one("the Sea", ["sea"]) == {"exact_match": 1.0, "f1": 1.0, "first_f1": 1.0}
     path.write_text("title: ROPES\nscores: answers\n")
-    with pytest.raises(ValueError, match=r"ropes\.yaml: expected the fields of a task, but it lacks score, has"):
+    with pytest.raises(
+        ValueError, match=r"ropes\.yaml: expected the fields of a task \(title.*\), but it lacks score, has"
+    ):
         load_task(str(path))
     path.write_text("title: ROPES\nscore: bleu\n")
     with pytest.raises(ValueError, match=r"task ropes: score: expected one of 'answers', 'rouge', got 'bleu'"):
