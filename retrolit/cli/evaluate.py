@@ -114,8 +114,8 @@ def evaluate(
         settings["index"] = Manifest.read(find_index(retriever), KIND).fingerprint
     writer = Writer(open_generator, settings, None if retriever is None else cache(lambda: LiveRetriever(retriever)))
     asking = Asking(
-        load_chat_template(template), contexts, num_contexts, max_new_tokens, encoder_contexts, whole_prompt, gate,
-        limit, batch_size,
+        load_chat_template(template), contexts=contexts, num_contexts=num_contexts, max_new_tokens=max_new_tokens,
+        encoder_contexts=encoder_contexts, whole_prompt=whole_prompt, gate=gate, limit=limit, batch_size=batch_size,
     )  # fmt: skip
     share = Share.from_environment()
     complete = True

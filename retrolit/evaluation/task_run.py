@@ -15,6 +15,7 @@ from retrolit.evaluation.task_files import Example, read_examples
 from retrolit.generation import Generation, Generator, GivenNeighbors, SamplingConfig
 from retrolit.retrieval import LiveRetriever
 from retrolit.storage import Share, atomic_write, sha256_file, write_json
+from retrolit.tokens import Tokenizer
 from retrolit.tokens.chat_template import ChatTemplate
 from retrolit.tokens.conversation import Context
 
@@ -60,6 +61,8 @@ class Asking:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         if self.encoder_contexts < 0:
             raise ValueError(f"encoder_contexts: expected at least 0, got {self.encoder_contexts}")
+        if self.whole_prompt and not self.encoder_contexts:
+            raise ValueError("whole_prompt: expected encoder_contexts, how many the encoder reads beside it, got none")
 
 
 @dataclass
@@ -74,6 +77,23 @@ class Writer:
 
     passages: Callable[[], LiveRetriever] | None = None
     """Where contexts are retrieved from."""
+
+
+@dataclass
+class _Prompt:
+    """One example as the model is asked it."""
+
+    example: Example
+    ids: list[int]
+
+    sources: list[str]
+    """Where its contexts are from."""
+
+    contexts: str
+    """What they say, those that the encoder reads among them."""
+
+    beside: list[list[int]]
+    """The ids of those."""
 
 
 def run_task(
@@ -149,37 +169,38 @@ def _ask(task: Task, examples: Sequence[Example], asking: Asking, writer: Writer
     stop = ["."] if asking.template.name == BASE and task.answer_form == "short" else ["\nUser:"]
     ends = asking.template.reply_end_ids(tokenizer)
     sampling = SamplingConfig(max_new_tokens=new, temperature=0, stop=stop, stop_tokens=ends)
-    num_contexts = asking.num_contexts or task.num_contexts
     passages = writer.passages() if asking.contexts == "retrieved" and writer.passages is not None else None
-    asked = []
-    for example in examples:
-        contexts, sources = _contexts(
-            example, asking.contexts, max(num_contexts, asking.encoder_contexts), passages
-        )  # fmt: skip
-        read = " ".join(context.text for context in contexts)
-        conversation = task.conversation(example, contexts[:num_contexts], asking.template)
-        try:
-            prompt = asking.template.prompt(conversation, tokenizer, length - new, num_contexts)
-        except ValueError as error:
-            raise ValueError(f"{task.name}: {example.id}: {error}") from error
-        beside = [tokenizer.encode(context.as_neighbor) for context in contexts[: asking.encoder_contexts]]
-        asked.append((example, prompt, sources, beside, read))
-    asked.sort(key=lambda one: len(one[1]), reverse=True)
-    for start in range(0, len(asked), asking.batch_size):
-        batch = asked[start : start + asking.batch_size]
-        given = GivenNeighbors([beside for *_, beside, _ in batch], asking.gate, asking.whole_prompt)
+    prompts = [_prompt(task, example, asking, tokenizer, length - new, passages) for example in examples]
+    prompts.sort(key=lambda prompt: len(prompt.ids), reverse=True)
+    for start in range(0, len(prompts), asking.batch_size):
+        batch = prompts[start : start + asking.batch_size]
+        given = GivenNeighbors([prompt.beside for prompt in batch], asking.gate, asking.whole_prompt)
         generations = generator.generate(
-            [prompt for _, prompt, *_ in batch], sampling, asking.batch_size,
+            [prompt.ids for prompt in batch], sampling, asking.batch_size,
             given=given if asking.encoder_contexts else None,
         )  # fmt: skip
         yield [
             {
-                "id": example.id, "prompt": tokenizer.decode(prompt), "text": made.text,
-                "finish_reason": made.finish_reason, "contexts": sources, "neighbors": _neighbors(made),
-                "read": texts_read(read, made, len(prompt)),
+                "id": prompt.example.id, "prompt": tokenizer.decode(prompt.ids), "text": made.text,
+                "finish_reason": made.finish_reason, "contexts": prompt.sources, "neighbors": _neighbors(made),
+                "read": texts_read(prompt.contexts, made, len(prompt.ids)),
             }
-            for (example, prompt, sources, _, read), made in zip(batch, generations, strict=True)
+            for prompt, made in zip(batch, generations, strict=True)
         ]  # fmt: skip
+
+
+def _prompt(
+    task: Task, example: Example, asking: Asking, tokenizer: Tokenizer, max_length: int, passages: LiveRetriever | None
+) -> _Prompt:
+    num_contexts, num_beside = asking.num_contexts or task.num_contexts, asking.encoder_contexts
+    contexts, sources = _contexts(example, asking.contexts, max(num_contexts, num_beside), passages)
+    conversation = task.conversation(example, contexts[:num_contexts], asking.template)
+    try:
+        ids = asking.template.prompt(conversation, tokenizer, max_length, num_contexts)
+    except ValueError as error:
+        raise ValueError(f"{task.name}: {example.id}: {error}") from error
+    beside = [tokenizer.encode(context.as_neighbor) for context in contexts[:num_beside]]
+    return _Prompt(example, ids, sources, " ".join(context.text for context in contexts), beside)
 
 
 def _contexts(
@@ -217,7 +238,8 @@ def _score(
             file.write(
                 to_line({"id": example.id, "question": question, "prediction": said, "answers": example.answers} | own)
             )
-    found = found_scores([done[example.id]["read"] for example in chosen], answers)
+    texts = [done[example.id]["read"] for example in chosen if "read" in done[example.id]]
+    found = found_scores(texts, answers) if len(texts) == len(chosen) else {}  # earlier versions did not write them
     results = {
         "task": task.name, "title": task.title, "file": path.name, "examples": len(chosen), "of": total,
         "scores": task.score_all(scores, answers) | found, "published": task.published, "settings": settings,

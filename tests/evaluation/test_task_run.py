@@ -81,6 +81,10 @@ def test_predictions_and_scores_are_those_of_the_generator(questions: Path, tmp_
     assert results["scores"] == scores | found
     assert set(found) == {"in_contexts", "in_others_contexts"}
     assert (results["examples"], results["of"]) == (7, 7)
+    earlier = [{key: value for key, value in line.items() if key != "read"} for line in written.values()]
+    (tmp_path / "out" / "predictions-0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in earlier))
+    again = run_task(TASK, questions, tmp_path / "out", asking(), CountingWriter())
+    assert again == results | {"scores": scores}, "of predictions of an earlier version"
 
 
 def test_a_run_that_was_cut_off_goes_on(questions: Path, tmp_path: Path) -> None:
@@ -175,6 +179,8 @@ def test_the_encoder_reads_contexts_beside_the_prompt(tmp_path: Path) -> None:
     assert generator.given is None
     with pytest.raises(ValueError, match="encoder_contexts: expected at least 0, got -1"):
         asking(encoder_contexts=-1)
+    with pytest.raises(ValueError, match=r"whole_prompt: expected encoder_contexts, .* got none"):
+        asking(whole_prompt=True)
 
 
 def test_an_answer_ends_with_the_special_token_that_ends_a_turn(questions: Path, tmp_path: Path) -> None:
