@@ -11,7 +11,6 @@ Legend: n chunks, M tokens a chunk, K neighbors; L chunks of a conversation.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,7 +163,6 @@ def retrieve_for_conversations(
                 share=share,
                 chunks=ConversationChunks(store, live.chunk_length, tokenizer.eod_id),
             )
-            while share.rank != 0 and not table.exists():
-                time.sleep(0.2)
+            share.wait_for(table)
             tables[split][corpus] = table
     return RetrievedForConversations(live.folder, live.database, tables)

@@ -194,6 +194,11 @@ class LexicalEmbedder:
     def load(cls, folder: str | Path, tokenizer: Tokenizer) -> LexicalEmbedder:
         """What `save` wrote; use `load_embedder`, which checks the tokenizer."""
         with np.load(Path(folder) / ARRAYS, allow_pickle=False) as arrays:
+            if "mark" not in arrays:
+                raise ValueError(
+                    f"{folder}: the embedder was made by an earlier version of retrolit; make it and its index again "
+                    "with: retrolit prepare -c data.yaml"
+                )
             table = WordTable(arrays["hash"], arrays["length"], arrays["begins"], arrays["ends"])
             return cls(table, arrays["known"], arrays["vectors"], tokenizer, float(arrays["mark"]))
 

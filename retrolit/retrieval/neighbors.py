@@ -19,7 +19,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -34,8 +34,6 @@ from retrolit.tokens.progress import Progress, silent
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from retrolit.retrieval.conversation_neighbors import ConversationChunks
-    from retrolit.retrieval.document_chunks import DocumentChunks
     from retrolit.retrieval.index import Index
     from retrolit.tokens import TokenStore
 
@@ -142,6 +140,23 @@ def neighbor_settings(config: NeighborConfig, chunk_length: int) -> dict[str, An
     return {**asdict(config), "chunk_length": chunk_length}
 
 
+class OtherChunks(Protocol):
+    """Chunks that neighbors can be looked up for in place of the stream's, which are StreamChunks."""
+
+    cut: str
+    """What they are cut from, for the manifest."""
+
+    def __len__(self) -> int: ...
+
+    def tokens(self, start: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens (n, M) int64 of chunks start to end, and how many each has (n,)."""
+        ...
+
+    def documents(self, start: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first and the last document of the store that each of these chunks overlaps: (n,) and (n,)."""
+        ...
+
+
 def build_neighbors(
     store: TokenStore,
     database: ChunkDatabase,
@@ -152,7 +167,7 @@ def build_neighbors(
     folder: str | Path,
     progress: Progress = silent,
     share: Share = EVERYTHING,
-    chunks: DocumentChunks | ConversationChunks | None = None,
+    chunks: OtherChunks | None = None,
 ) -> NeighborTable | None:
     """Makes the table of `store`'s stream in `folder`, or opens the one that is there.
 
@@ -200,7 +215,7 @@ class _SearchBlock:
         index: Index,
         embedder: Embedder,
         config: NeighborConfig,
-        chunks: DocumentChunks | ConversationChunks | None,
+        chunks: OtherChunks | None,
     ) -> None:
         self.chunks = StreamChunks(store, database.chunk_length) if chunks is None else chunks
         self._database, self._index, self._embedder, self._config = database, index, embedder, config

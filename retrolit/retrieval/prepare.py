@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -164,7 +163,7 @@ def prepare_retrieval(
     reuse = [path.parent for path in folder.glob("embeddings-*/manifest.json") if path.parent != embeddings_folder]
     reuse += [earlier.embeddings] if earlier else []
     embed_database(database, embedder, embeddings_folder, reuse=reuse, progress=progress, share=share)
-    _wait_for(embeddings_folder / MANIFEST, share)
+    share.wait_for(embeddings_folder / MANIFEST)
     embeddings = Embeddings(embeddings_folder, EmbedBlock(database, embedder))
 
     plan = choose_index(len(database), embedder.dimension, config.index)
@@ -197,7 +196,7 @@ def prepare_retrieval(
                 embeddings_folder,
             )
             return prepare_retrieval(config, tokens, folder.parent, progress, share=share, tell=tell)
-    _wait_for(index_folder, share)
+    share.wait_for(index_folder)
     index = Index(index_folder)
     parts = {"tokenizer": tokens.tokenizer_folder, "embedder": embedder_folder, "embeddings": embeddings_folder}
     write_retriever(index_folder, parts, stores, database, embedder)
@@ -225,7 +224,7 @@ def prepare_retrieval(
                 progress=progress,
                 share=share,
             )
-            _wait_for(table, share)
+            share.wait_for(table)
     return PreparedRetrieval(index_folder, stores, tables, config.chunk_length)
 
 
@@ -281,12 +280,6 @@ def _held_out(config: RetrievalConfig, tokens: PreparedTokens, embedder: Embedde
             queries = embedder.embed(np.concatenate([t for t, _ in parts]), np.concatenate([n for _, n in parts]))
             vectors.append(queries[queries.any(axis=1)])
     return np.concatenate(vectors) if vectors else None
-
-
-def _wait_for(path: Path, share: Share) -> None:
-    """Returns when rank 0 has finished what appears at `path`. (torchrun and srun end who waits for a dead one.)"""
-    while share.rank != 0 and not path.exists():
-        time.sleep(0.2)
 
 
 def write_retriever(

@@ -14,6 +14,7 @@ import os
 import shutil
 import struct
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -58,6 +59,11 @@ class Share:
 
     def has(self, number: int) -> bool:
         return number % self.world == self.rank
+
+    def wait_for(self, path: Path) -> None:
+        """Returns when rank 0 has finished what appears at `path`. (torchrun and srun end who waits for a dead one.)"""
+        while self.rank != 0 and not path.exists():
+            time.sleep(0.2)
 
 
 EVERYTHING = Share()

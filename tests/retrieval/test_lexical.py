@@ -123,6 +123,18 @@ def test_saved_and_loaded_it_is_the_same(
     np.testing.assert_array_equal(loaded.embed(*chunks), embedder.embed(*chunks))
 
 
+def test_an_embedder_of_an_earlier_version_is_made_again(
+    embedder: LexicalEmbedder, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """From before there were marks of other lengths."""
+    embedder.save(tmp_path)
+    with np.load(tmp_path / "lexical.npz") as arrays:
+        earlier = {name: arrays[name] for name in arrays if name != "mark"}
+    np.savez(tmp_path / "lexical.npz", **earlier)
+    with pytest.raises(ValueError, match=r"made by an earlier version of retrolit; .* retrolit prepare -c data\.yaml"):
+        LexicalEmbedder.load(tmp_path, tokenizer)
+
+
 def test_an_embedder_for_another_tokenizer_is_refused(embedder: LexicalEmbedder, tmp_path: Path) -> None:
     embedder.save(tmp_path / "embedder")
     with pytest.raises(ValueError, match="tokenizer: expected the one with fingerprint"):
