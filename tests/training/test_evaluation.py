@@ -13,17 +13,12 @@ import torch
 from retrolit import save_model
 from retrolit.data import DataConfig
 from retrolit.evaluation.overlap import chunk_overlap
-from retrolit.models import GPT, GPTConfig, RetroConfig
-from retrolit.retrieval import NeighborConfig, RetrievalConfig
+from retrolit.models import GPT
 from retrolit.storage import Manifest
 from retrolit.tokens import write_store
 from retrolit.tokens.config import CorpusConfig
 from retrolit.training import Evaluation, RetroModule
-
-DECODER = GPTConfig(
-    vocab_size=257, hidden_size=16, num_layers=2, num_attention_heads=2, max_position_embeddings=32
-)  # fmt: skip
-RETRO = RetroConfig(DECODER, retro_layers=[2], chunk_length=8, encoder_layers=1)
+from tests.training.small_retro import DECODER, RETRIEVAL, RETRO
 
 
 @pytest.fixture
@@ -31,8 +26,7 @@ def tested(make_trainer, make_data, data_config, tmp_path):
     """A Retro of random weights, large enough that neighbors show, tested; its data and what it wrote."""
     torch.manual_seed(7)
     save_model(GPT(DECODER), tmp_path / "gpt")
-    retrieval = RetrievalConfig(chunk_length=8, neighbors=NeighborConfig(num_saved=4, num_searched=16))
-    data = make_data(data=replace(data_config, retrieval=retrieval), num_neighbors=2)
+    data = make_data(data=replace(data_config, retrieval=RETRIEVAL), num_neighbors=2)
     module = RetroModule(RETRO, retrofit_from=str(tmp_path / "gpt"))
     trainer = make_trainer(tmp_path / "run", callbacks=[Evaluation(num_resamples=100)])
     trainer.test(module, data, verbose=False)
@@ -129,8 +123,7 @@ def test_a_stride_keeps_windows_inside_documents(
     make_trainer, make_data, make_module, data_config, num_neighbors, tmp_path
 ):
     """Each document's first token is not predicted, and the rest is read as it is alone."""
-    retrieval = RetrievalConfig(chunk_length=8, neighbors=NeighborConfig(num_saved=4, num_searched=16))
-    data = make_data(data=replace(data_config, retrieval=retrieval), num_neighbors=num_neighbors)
+    data = make_data(data=replace(data_config, retrieval=RETRIEVAL), num_neighbors=num_neighbors)
     module = RetroModule(RETRO) if num_neighbors else make_module()
     trainer = make_trainer(tmp_path, callbacks=[Evaluation(stride=16, num_resamples=0)])
     trainer.test(module, data, verbose=False)
@@ -160,8 +153,7 @@ def with_library(data_config, tmp_path):
     (tmp_path / "library.jsonl").write_text(words + json.dumps({"text": "a book of its own"}) + "\n")
     library = CorpusConfig(str(tmp_path / "library.jsonl"), database_only=True)
     tokens = replace(data_config.tokens, corpora=data_config.tokens.corpora | {"library": library})
-    retrieval = RetrievalConfig(chunk_length=8, neighbors=NeighborConfig(num_saved=4, num_searched=16))
-    return DataConfig(str(tmp_path / "prepared"), tokens, retrieval)
+    return DataConfig(str(tmp_path / "prepared"), tokens, RETRIEVAL)
 
 
 def test_a_database_only_corpus_is_never_drawn_from_and_takes_no_part_in_a_gpt(

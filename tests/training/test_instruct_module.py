@@ -14,7 +14,6 @@ from retrolit import load_model, save_model
 from retrolit.data.batch import Batch
 from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
 from retrolit.models.lora import LoRAConfig
-from retrolit.retrieval import NeighborConfig, RetrievalConfig
 from retrolit.training import (
     InstructRetroModule,
     OptimizerConfig,
@@ -22,9 +21,8 @@ from retrolit.training import (
     ScheduleConfig,
     newest_checkpoint,
 )
+from tests.training.small_retro import DECODER, RETRIEVAL, RETRO, save_moved
 
-DECODER = GPTConfig(vocab_size=257, hidden_size=16, num_layers=2, num_attention_heads=2, max_position_embeddings=32)
-RETRO = RetroConfig(DECODER, retro_layers=[2], chunk_length=8, encoder_layers=1)
 RATE = 1e-2
 
 
@@ -58,10 +56,9 @@ class RepliesData(PretrainingData):
 @pytest.fixture
 def make_replies(data_config):
     def make(*, neighbors: int = 0, packed: bool = False, **changes) -> RepliesData:
-        retrieval = RetrievalConfig(chunk_length=8, neighbors=NeighborConfig(num_saved=4, num_searched=16))
         settings = {"sequence_length": 32, "global_batch_size": 8, "micro_batch_size": 4, "chunk_length": 8}
         data = RepliesData(
-            replace(data_config, retrieval=retrieval), num_neighbors=neighbors, num_retrieved_chunks=2,
+            replace(data_config, retrieval=RETRIEVAL), num_neighbors=neighbors, num_retrieved_chunks=2,
             **(settings | changes),
         )  # fmt: skip
         data.packed = packed
@@ -73,12 +70,8 @@ def make_replies(data_config):
 @pytest.fixture
 def retro(tmp_path) -> Path:
     """The folder of a Retro all of whose weights matter."""
-    torch.manual_seed(7)
-    model = Retro(RETRO)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
-    save_model(model, tmp_path / "retro")
+    model = save_moved(RETRO, tmp_path / "retro")
+    assert isinstance(model, Retro)
     save_model(model.decoder, tmp_path / "gpt")
     return tmp_path / "retro"
 

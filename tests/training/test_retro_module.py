@@ -12,14 +12,11 @@ import torch
 from torch.nn import functional as F
 
 from retrolit import load_model, save_model
-from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
-from retrolit.retrieval import NeighborConfig, RetrievalConfig
+from retrolit.models import GPTConfig, Retro, RetroConfig
+from retrolit.retrieval import RetrievalConfig
 from retrolit.training import GPTModule, OptimizerConfig, RetroModule, ScheduleConfig, newest_checkpoint
+from tests.training.small_retro import DECODER, RETRIEVAL, RETRO, save_moved
 
-DECODER = GPTConfig(
-    vocab_size=257, hidden_size=16, num_layers=2, num_attention_heads=2, max_position_embeddings=32
-)  # fmt: skip
-RETRO = RetroConfig(DECODER, retro_layers=[2], chunk_length=8, encoder_layers=1)
 PARTS = ("encoder", "cross_attention", "decoder", "optimizer")
 NEIGHBORS = {"num_neighbors": 2, "num_retrieved_chunks": 2}
 
@@ -27,10 +24,9 @@ NEIGHBORS = {"num_neighbors": 2, "num_retrieved_chunks": 2}
 @pytest.fixture
 def make_retro_data(data_config, make_data):
     """As make_data, from a data.yaml with retrieval."""
-    retrieval = RetrievalConfig(chunk_length=8, neighbors=NeighborConfig(num_saved=4, num_searched=16))
 
     def make(**changes):
-        return make_data(**({"data": replace(data_config, retrieval=retrieval)} | NEIGHBORS | changes))
+        return make_data(**({"data": replace(data_config, retrieval=RETRIEVAL)} | NEIGHBORS | changes))
 
     return make
 
@@ -60,13 +56,8 @@ def fit(make_trainer, make_retro, make_retro_data, rows, tmp_path):
 
 @pytest.fixture
 def gpt(tmp_path) -> Path:
-    """A GPT's model folder, its weights large enough that dropout and neighbors would show."""
-    torch.manual_seed(7)
-    model = GPT(DECODER)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
-    save_model(model, tmp_path / "gpt")
+    """A GPT's model folder."""
+    save_moved(DECODER, tmp_path / "gpt")
     return tmp_path / "gpt"
 
 

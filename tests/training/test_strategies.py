@@ -19,7 +19,6 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from retrolit import save_model
 from retrolit.models import GPTConfig, Retro, RetroConfig
 from retrolit.models.lora import LoRAConfig
-from retrolit.retrieval import NeighborConfig, RetrievalConfig
 from retrolit.training import (
     GPTModule,
     InstructRetroModule,
@@ -29,6 +28,7 @@ from retrolit.training import (
     ScheduleConfig,
     ShardedStrategy,
 )
+from tests.training.small_retro import RETRIEVAL, save_moved
 
 DECODER = GPTConfig(
     vocab_size=258, hidden_size=16, num_layers=2, num_attention_heads=4, num_query_groups=2, max_position_embeddings=32
@@ -42,20 +42,15 @@ OTHER = replace(
 
 def make_cases(many: Any, folder: Path, data_config: Any) -> list[Any]:
     """What is trained: every module, precisions, weights from folders."""
-    torch.manual_seed(7)
-    retro = Retro(RETRO)
-    with torch.no_grad():
-        for weight in retro.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
-    save_model(retro, folder / "retro")
+    retro = save_moved(RETRO, folder / "retro")
+    assert isinstance(retro, Retro)
     save_model(retro.decoder, folder / "gpt")
-    retrieval = RetrievalConfig(chunk_length=8, neighbors=NeighborConfig(num_saved=4, num_searched=16))
     settings = {"sequence_length": 32, "global_batch_size": 8, "micro_batch_size": 2, "chunk_length": 8}
     read = {"num_neighbors": 2, "num_retrieved_chunks": 2}
     data = partial(PretrainingData, data_config, **settings)
-    retrieved = partial(PretrainingData, replace(data_config, retrieval=retrieval), **settings, **read)
+    retrieved = partial(PretrainingData, replace(data_config, retrieval=RETRIEVAL), **settings, **read)
     replies = partial(many.Replies, data_config, **settings)
-    replies_read = partial(many.Replies, replace(data_config, retrieval=retrieval), **settings, **read)
+    replies_read = partial(many.Replies, replace(data_config, retrieval=RETRIEVAL), **settings, **read)
     how: dict[str, Any] = {"optimizer": OptimizerConfig(lr=1e-2), "schedule": ScheduleConfig("constant")}
     again = {"checkpoint_activations": True}
     tune = partial(InstructRetroModule, RETRO, init_from=str(folder / "retro"), **how)
