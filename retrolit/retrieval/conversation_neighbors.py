@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retrolit.retrieval.chunks import PAD, ChunkDatabase
-from retrolit.retrieval.neighbors import KIND, NeighborConfig, NeighborTable, build_neighbors, neighbor_settings
+from retrolit.retrieval.neighbors import NeighborConfig, NeighborTable, build_neighbors, neighbor_settings
 from retrolit.retrieval.retriever import LiveRetriever
-from retrolit.storage import fingerprint, set_aside_damaged
+from retrolit.storage import fingerprint
 from retrolit.storage.blocks import EVERYTHING, Share
 from retrolit.tokens.prepare_conversations import ConversationStore
 from retrolit.tokens.progress import Progress, silent
@@ -151,7 +151,6 @@ def retrieve_for_conversations(
             store = ConversationStore(prefix)
             key = fingerprint([settings, store.fingerprint])[:12]
             table = Path(folder) / "retrieval" / "neighbors" / f"{corpus}-{split}-{key}"
-            set_aside_damaged(table, KIND)
             build_neighbors(
                 store,
                 live.database,

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retrolit.retrieval.chunks import ChunkDatabase
-from retrolit.retrieval.neighbors import KIND, NeighborConfig, build_neighbors, neighbor_settings
+from retrolit.retrieval.neighbors import NeighborConfig, build_neighbors, neighbor_settings
 from retrolit.retrieval.retriever import LiveRetriever, PreparedRetriever
-from retrolit.storage import fingerprint, lock, set_aside_damaged
+from retrolit.storage import fingerprint, lock
 from retrolit.tokens.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -98,7 +98,6 @@ def document_retriever(
     key = fingerprint([settings, live.index.fingerprint, store.fingerprint])[:12]
     name = prepared.table.folder.name.rpartition("-")[0]
     folder = prepared.table.folder.with_name(f"{name}-documents-{key}")
-    set_aside_damaged(folder, KIND)
     with lock(folder.with_name(f".{folder.name}.lock")):
         build_neighbors(
             store,

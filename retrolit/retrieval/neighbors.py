@@ -27,7 +27,7 @@ from retrolit.retrieval.chunks import ChunkDatabase
 from retrolit.retrieval.embedder import Embedder
 from retrolit.retrieval.near_duplicates import shared_ngrams
 from retrolit.retrieval.stream_chunks import OwnDocuments, StreamChunks
-from retrolit.storage import Manifest, atomic_folder
+from retrolit.storage import Manifest, atomic_folder, set_aside_damaged
 from retrolit.storage.blocks import EVERYTHING, Share, block_path, read_block, run_blocks
 from retrolit.tokens.progress import Progress, silent
 
@@ -169,12 +169,13 @@ def build_neighbors(
     share: Share = EVERYTHING,
     chunks: OtherChunks | None = None,
 ) -> NeighborTable | None:
-    """Makes the table of `store`'s stream in `folder`, or opens the one that is there.
+    """Makes the table of `store`'s stream in `folder`, or opens the one that is there; a damaged one is set aside.
 
     `chunks` are other chunks than the stream's to make it of. `share` is this machine's: all but rank 0 do their blocks
     and get None. Raises OSError when the disk is full; what is finished is kept.
     """
     folder = Path(folder)
+    set_aside_damaged(folder, KIND)
     if folder.exists():
         return NeighborTable(folder)
     work = folder.with_name(f".{folder.name}.work")
