@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from retrolit.checkpoint import save_model
 from retrolit.cli.main import main
 from retrolit.cli.run import run_names
+from retrolit.models import GPT, GPTConfig
+from retrolit.tokens import ByteTokenizer
 
 DATA = """\
 folder: prepared
@@ -129,6 +132,15 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(
     assert run(*arguments, "--folder", "there") == 2
     assert message in capfd.readouterr().err
     assert not Path("there/stages.json").exists()
+
+
+def test_what_a_stage_says_is_typed_into_its_command(recipes: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    decoder = GPTConfig(vocab_size=257, hidden_size=8, num_layers=1, num_attention_heads=1, max_position_embeddings=64)
+    save_model(GPT(decoder), recipes / "model", ByteTokenizer())
+    chat = "chat ../own/model --max-new-tokens 2"
+    (recipes / "run.yaml").write_text(f"stages: [{{does: talk, command: {chat}, says: /help}}]")
+    assert run("own", "--folder", "there") == 0
+    assert "begin a new conversation with this system message" in "".join(capfd.readouterr())
 
 
 def test_the_quickstart_can_be_run() -> None:
