@@ -44,7 +44,7 @@ class TrainingMetrics(L.Callback):
         """Prepare to time the parts of a Retro that reads neighbors."""
         assert isinstance(pl_module, LanguageModule)
         if isinstance(pl_module.model, Retro) and pl_module.data.num_neighbors:
-            self._split = StepSplit(pl_module.model)
+            self._split = StepSplit(pl_module.model, trainer.strategy.root_device)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the model as it was."""

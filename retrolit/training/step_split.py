@@ -44,9 +44,10 @@ class StepSplit:
     What activation checkpointing computes again counts as the part whose backward pass asked for it.
     """
 
-    def __init__(self, retro: Retro) -> None:
+    def __init__(self, retro: Retro, device: torch.device | None = None) -> None:
+        """On this device, or where the weights lie: with CPU offload these are two places."""
         self.retro = retro
-        self.device = retro.decoder.embedding.weight.device
+        self.device = retro.decoder.embedding.weight.device if device is None else device
         self.active = False
         self.spans: list[Span] = []
         self._steps = retro.project, retro.read_chunks
