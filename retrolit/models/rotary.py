@@ -106,7 +106,7 @@ class _RotateParts(torch.autograd.Function):
         ctx: Any, joint: Tensor, cos: Tensor, sin: Tensor, sizes: tuple[int, ...], num_rotated: int
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(cos, sin)
-        ctx.shape, ctx.sizes, ctx.num_rotated = joint.shape, sizes, num_rotated
+        ctx.sizes, ctx.num_rotated = sizes, num_rotated
         parts = [part.flatten(2, 3) for part in joint.split(sizes, dim=3)]  # (B, T, G x size, head_dim)
         rotated = [_rotated(part, cos, sin) for part in parts[:num_rotated]]
         return tuple(part.transpose(1, 2) for part in [*rotated, *(part.clone() for part in parts[num_rotated:])])
@@ -115,12 +115,10 @@ class _RotateParts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         cos, sin = ctx.saved_tensors
-        grad_joint = grad_outputs[0].new_empty(ctx.shape)
         grads = [grad.transpose(1, 2) for grad in grad_outputs]  # (B, T, G x size, head_dim)
         grads[: ctx.num_rotated] = [_rotated(grad, cos, -sin) for grad in grads[: ctx.num_rotated]]
-        for part, grad in zip(grad_joint.split(ctx.sizes, dim=3), grads, strict=True):
-            part.copy_(grad.view(part.shape))
-        return grad_joint, None, None, None, None
+        parts = [grad.unflatten(2, (-1, size)) for grad, size in zip(grads, ctx.sizes, strict=True)]
+        return torch.cat(parts, dim=3), None, None, None, None
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
