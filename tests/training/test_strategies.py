@@ -62,6 +62,7 @@ def make_cases(many: Any, folder: Path, data_config: Any) -> list[Any]:
         "gpt bf16-mixed": (partial(GPTModule, DECODER, **how), data, silent | {"precision": "bf16-mixed"}),
         "gpt bf16-true": (partial(GPTModule, DECODER, **how), data, silent | {"precision": "bf16-true"}),
         "retro": (partial(RetroModule, RETRO, **how, **again), retrieved, {}),
+        "compiled": (partial(many.Compiled, RETRO, **how), retrieved, silent),
         "fitted": (partial(fit, train="new"), retrieved, silent),
         "gate 0": (partial(tune, gate=0), replies, silent),
         "gate 1": (partial(tune, gate=1), replies_read, silent),
@@ -70,7 +71,20 @@ def make_cases(many: Any, folder: Path, data_config: Any) -> list[Any]:
     return [many.Case(name, *case) for name, case in cases.items()]
 
 
-CASES = ("gpt", "other", "gpt bf16-mixed", "gpt bf16-true", "retro", "fitted", "gate 0", "gate 1", "adapters")
+CASES = (
+    "gpt",
+    "other",
+    "gpt bf16-mixed",
+    "gpt bf16-true",
+    "retro",
+    "compiled",
+    "fitted",
+    "gate 0",
+    "gate 1",
+    "adapters",
+)
+
+SHARED_PRODUCTS = tuple(name for name in CASES if name not in ("adapters", "compiled"))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +100,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_config: Any) -> Callable
             one = folder / f"{case.name} one"
             weights = many.train(case, one)
             torch.save(weights, one / "weights.pt")
-        shared = [case for case in cases if case.name != "adapters"]
+        shared = [case for case in cases if case.name in SHARED_PRODUCTS]
         start(many, folder, cases, {"ddp": partial(str, "ddp"), "fsdp2": ShardedStrategy}, 2)
         start(many, folder, shared, {"tp": partial(ShardedStrategy, tensor_parallel=2)}, 2)
         start(many, folder, cases[:1], {"offload": partial(ShardedStrategy, cpu_offload=True)}, 2)
@@ -128,7 +142,7 @@ def start(many: Any, folder: Path, cases: list[Any], strategies: dict[str, Any],
     [
         ("ddp", CASES),
         ("fsdp2", CASES),
-        ("tp", CASES[:-1]),
+        ("tp", SHARED_PRODUCTS),
         ("fsdp2 tp", ("other", "retro")),
         ("offload", ("gpt",)),
     ],

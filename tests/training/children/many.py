@@ -15,7 +15,14 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
 from retrolit.data.batch import Batch
-from retrolit.training import LanguageModule, MetricsFile, PretrainingData, TrainingData, TrainingMetrics
+from retrolit.training import (
+    LanguageModule,
+    MetricsFile,
+    PretrainingData,
+    RetroModule,
+    TrainingData,
+    TrainingMetrics,
+)
 
 
 @dataclass
@@ -26,6 +33,14 @@ class Case:
     module: Callable[[], LanguageModule]
     data: Callable[[], TrainingData]
     trainer: dict[str, Any] = field(default_factory=dict)
+
+
+class Compiled(RetroModule):
+    """With what torch.compile traces, run as it is."""
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        self.retro.compile_layers(backend="eager")
 
 
 class Replies(PretrainingData):
