@@ -13,7 +13,6 @@ that imports Faiss.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
 
 KIND = "index"
 TRAINED = "trained.faiss"
+
+PIECE = 4_096
+"""Vectors of an index without clusters that are read at a time."""
 
 _prepared_for_fork = False
 
@@ -92,11 +94,6 @@ class Index:
         if hasattr(quantizer, "hnsw"):
             quantizer.hnsw.efSearch = max(ef_search or 0, nprobe or 1)
 
-    def replace_shards(self, move: Callable[[Any], Any]) -> None:
-        """Searches from now on what `move` makes of each Faiss index without clusters; all of them or none."""
-        assert self._lists is None
-        self._shards = [move(shard) for shard in self._shards]
-
     def search(self, queries: NDArray[np.floating], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The k nearest chunks of each query (n, d), rows of length 1: distances (n, k) float32 and ids (n, k) int64.
 
@@ -106,11 +103,7 @@ class Index:
         Raises:
             ValueError: the queries have another dimension than the index.
         """
-        if queries.ndim != 2 or queries.shape[1] != self.dimension:
-            raise ValueError(
-                f"queries: expected (n, {self.dimension}) as the index {self.folder} has, got {queries.shape}; were "
-                f"they embedded by another embedder?"
-            )
+        self.check(queries)
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if self._lists is not None or len(self._shards) == 1:
             similarity, ids = self._shards[0].search(queries, k)
@@ -118,6 +111,62 @@ class Index:
             similarity, ids = self._search_shards(queries, k)
         distances = np.where(ids < 0, np.inf, np.maximum(1 - similarity, 0)).astype(np.float32)
         return _in_order(distances, ids)
+
+    def check(self, queries: NDArray[np.floating]) -> None:
+        """Raises ValueError where the queries (n, d) have another dimension than the index."""
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            raise ValueError(
+                f"queries: expected (n, {self.dimension}) as the index {self.folder} has, got {queries.shape}; were "
+                f"they embedded by another embedder?"
+            )
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether the three functions below can be used: whether a vector can be decoded without the query."""
+        return "RaBitQ" not in type(codes_of(self._shards[0])).__name__
+
+    def rotate(self, queries: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Queries (n, d) as the vectors of lists are: after the rotation of OPQ, where there is one."""
+        rotated = np.ascontiguousarray(queries, dtype=np.float32)
+        for rotation in rotations_of(self._shards[0]):
+            rotated = rotation.apply(rotated)
+        return rotated
+
+    @property
+    def num_visited(self) -> int:
+        """P: how many lists a search of one query looks into."""
+        return self._lists.nprobe if self._lists is not None else int(self._pieces()[-1])
+
+    def visited(self, rotated: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The lists that a search of each query (n, d) looks into, the nearest first: (n, P), -1 where there are fewer.
+
+        Without clusters these are pieces of the whole, all of which every query visits.
+        """
+        if self._lists is None:
+            return np.broadcast_to(np.arange(self.num_visited), (len(rotated), self.num_visited))
+        return self._lists.quantizer.search(rotated, self.num_visited)[1]
+
+    def read_list(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The decoded vectors (n, d) of a list, and their ids (n,)."""
+        faiss = load_faiss()
+        if self._lists is None:
+            pieces = self._pieces()
+            shard = int(np.searchsorted(pieces, number, side="right"))
+            first = PIECE * (number - int(pieces[shard - 1] if shard else 0))
+            codes = codes_of(self._shards[shard])
+            vectors = codes.reconstruct_n(first, min(PIECE, codes.ntotal - first))
+            return vectors, sum(one.ntotal for one in self._shards[:shard]) + first + np.arange(len(vectors))
+        from faiss.contrib.inspect_tools import get_invlist
+
+        ids, codes = get_invlist(self._lists.invlists, number)
+        vectors = np.empty((len(ids), self._lists.d), dtype=np.float32)
+        arrays = codes, np.full(len(ids), number), vectors
+        self._lists.decode_vectors(len(ids), *map(faiss.swig_ptr, arrays))
+        return vectors, ids
+
+    def _pieces(self) -> NDArray[np.int64]:
+        """The number of pieces up to the end of each shard."""
+        return np.cumsum([-(-shard.ntotal // PIECE) for shard in self._shards])
 
     def _open(self, shards: int) -> None:
         """Sets `_shards`, the Faiss indexes to search, and `_lists`, the inverted lists in them or None."""
@@ -154,6 +203,22 @@ class Index:
 def shard_name(number: int) -> str:
     """The file of a shard."""
     return f"shard-{number:04d}.faiss"
+
+
+def rotations_of(index: Any) -> list[Any]:
+    """What a Faiss index does to vectors before all else: the rotation of OPQ, or nothing."""
+    faiss = load_faiss()
+    index = faiss.downcast_index(index)
+    if not isinstance(index, faiss.IndexPreTransform):
+        return []
+    return [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
+
+
+def codes_of(index: Any) -> Any:
+    """The part of a Faiss index that comes after the rotation."""
+    faiss = load_faiss()
+    index = faiss.downcast_index(index)
+    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 
 
 def _read(path: Path) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retrolit.retrieval.card import choose_nprobe, find_truth, make_card
-from retrolit.retrieval.index import KIND, TRAINED, Index, load_faiss, shard_name
+from retrolit.retrieval.index import KIND, TRAINED, Index, codes_of, load_faiss, rotations_of, shard_name
 from retrolit.retrieval.index_plan import KMEANS_ITERATIONS, IndexConfig, IndexPlan, choose_index
 from retrolit.retrieval.vectors import BLOCK, Nearest, Vectors, kmeans, sample
 from retrolit.storage import Manifest, atomic_write, lock
@@ -124,7 +124,7 @@ def _train(vectors: Vectors, plan: IndexPlan, seed: int) -> Any:
     if not plan.training_vectors:
         return index
     points = sample(vectors, plan.training_vectors, seed)
-    for rotation in _rotations(index):
+    for rotation in rotations_of(index):
         rotation.train(points)
         points = rotation.apply(points)
     lists = faiss.try_extract_index_ivf(index)
@@ -133,7 +133,7 @@ def _train(vectors: Vectors, plan: IndexPlan, seed: int) -> Any:
         faiss.omp_set_num_threads(1)  # a graph's edges depend on the order in which its nodes come
         faiss.downcast_index(lists.quantizer).add(kmeans(points, lists.nlist, KMEANS_ITERATIONS, seed))
         faiss.omp_set_num_threads(threads)
-    _codes(index).train(points)
+    codes_of(index).train(points)
     index.is_trained = True
     return index
 
@@ -147,10 +147,10 @@ def _encode(
 
     def encode(bounds: tuple[int, int]) -> dict[str, np.ndarray]:
         rows = np.ascontiguousarray(vectors.rows(np.arange(*bounds)), dtype=np.float32)
-        for rotation in _rotations(index):
+        for rotation in rotations_of(index):
             rows = rotation.apply(rows)
         if cluster_of is None:
-            codes = _codes(index).sa_encode(rows)
+            codes = codes_of(index).sa_encode(rows)
         else:
             lists = faiss.extract_index_ivf(index)
             arrays = rows, cluster_of(rows), np.empty((len(rows), lists.sa_code_size()), dtype=np.uint8)
@@ -189,7 +189,7 @@ def _join(work: Path, blocks: list[tuple[int, int]], folder: Path, extends: Inde
     shard, size = faiss.read_index(str(trained)), 0
     for number, (first, end) in enumerate(blocks):
         block = read_block(block_path(work / "codes", number))["codes"]
-        target = _codes(shard)
+        target = codes_of(shard)
         target.add_sa_codes(block, np.arange(first, end))
         shard.ntotal = target.ntotal
         size += block.nbytes
@@ -219,22 +219,6 @@ def _measure(
     settings = {**index_settings(plan, config), "search": search, "reason": plan.reason}
     make_card(index, vectors, truth, plan, settings).write(index.folder)
     Manifest(KIND, settings, {"vectors": vectors.fingerprint}, sizes, {name: {} for name in names}).write(index.folder)
-
-
-def _rotations(index: Any) -> list[Any]:
-    """What a Faiss index does to vectors before all else: the rotation of OPQ, or nothing."""
-    faiss = load_faiss()
-    index = faiss.downcast_index(index)
-    if not isinstance(index, faiss.IndexPreTransform):
-        return []
-    return [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
-
-
-def _codes(index: Any) -> Any:
-    """The part of a Faiss index that comes after the rotation."""
-    faiss = load_faiss()
-    index = faiss.downcast_index(index)
-    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 
 
 def _write(index: Any, path: Path) -> None:

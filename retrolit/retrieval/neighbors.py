@@ -26,6 +26,7 @@ import numpy as np
 from retrolit.retrieval.chunks import ChunkDatabase
 from retrolit.retrieval.embedder import Embedder
 from retrolit.retrieval.near_duplicates import shared_ngrams
+from retrolit.retrieval.search_many import search_many
 from retrolit.retrieval.stream_chunks import OwnDocuments, StreamChunks
 from retrolit.storage import Manifest, atomic_folder, set_aside_damaged
 from retrolit.storage.blocks import EVERYTHING, Share, block_path, read_block, run_blocks
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from retrolit.tokens import TokenStore
 
 KIND = "neighbors"
-BLOCK_CHUNKS = 16_384
-SEARCH_CHUNKS = 4_096  # queries that are searched and filtered at a time
+BLOCK_CHUNKS = 65_536
+"""Chunks that are searched at a time, and done again after an interruption: enough that hundreds look into each list."""
+FILTER_CHUNKS = 4_096  # of these, as many are embedded and filtered at a time
 
 COUNTS = ("found", "own", "copies", "near_duplicates", "kept", "chunks_with_too_few")
 """What a manifest counts: neighbors found, dropped for three reasons, kept, and chunks that lack some of num_saved."""
@@ -178,7 +180,7 @@ def build_neighbors(
     set_aside_damaged(folder, KIND)
     if folder.exists():
         return NeighborTable(folder)
-    work = folder.with_name(f".{folder.name}.work")
+    work = folder.with_name(f".{folder.name}-{BLOCK_CHUNKS}.work")  # blocks of another size belong to another version
     search = _SearchBlock(store, database, index, embedder, config, chunks)
     total, count = len(search.chunks), 0
     for part in dict.fromkeys((share, EVERYTHING) if share.rank == 0 else (share,)):
@@ -224,14 +226,20 @@ class _SearchBlock:
 
     def __call__(self, start: int, end: int) -> dict[str, NDArray]:
         """`ids` and `distances` (n, num_saved) of chunks start to end, and `counts` in the order of COUNTS."""
-        parts = [self._search(s, min(s + SEARCH_CHUNKS, end)) for s in range(start, end, SEARCH_CHUNKS)]
+        bounds = [(first, min(first + FILTER_CHUNKS, end)) for first in range(start, end, FILTER_CHUNKS)]
+        queries = np.concatenate([self._embedder.embed(*self.chunks.tokens(*part)) for part in bounds])  # (n, d)
+        distances, ids = search_many(self._index, queries, self._config.num_searched)  # (n, S)
+        parts = []
+        for first, last in bounds:
+            rows = slice(first - start, last - start)
+            parts.append(self._filter(first, last, queries[rows], distances[rows], ids[rows]))
         ids, distances, counts = zip(*parts, strict=True)
         return {"ids": np.concatenate(ids), "distances": np.concatenate(distances), "counts": np.sum(counts, axis=0)}
 
-    def _search(self, start: int, end: int) -> tuple[NDArray, NDArray, NDArray]:
-        tokens, lengths = self.chunks.tokens(start, end)
-        queries = self._embedder.embed(tokens, lengths)
-        distances, ids = self._index.search(queries, self._config.num_searched)  # (n, S)
+    def _filter(
+        self, start: int, end: int, queries: NDArray[np.float32], distances: NDArray, ids: NDArray
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """What is saved of `distances` and `ids` (n, S), found for chunks start to end, and what was counted."""
         nothing = (ids < 0) | ~queries.any(axis=1, keepdims=True)  # a chunk without a word resembles none
         document = self._database.documents(np.maximum(ids, 0))  # (n, S)
         own, copies = self._own_documents.among(*self.chunks.documents(start, end), document)

@@ -24,7 +24,6 @@ from retrolit.retrieval.earlier_index import EarlierIndex
 from retrolit.retrieval.embedder import KIND as EMBEDDER
 from retrolit.retrieval.embedder import Embedder, load_embedder
 from retrolit.retrieval.embeddings import EmbedBlock, Embeddings, embed_database
-from retrolit.retrieval.gpu_search import search_on_gpu
 from retrolit.retrieval.index import KIND as INDEX
 from retrolit.retrieval.index import Index
 from retrolit.retrieval.index_build import build_index, index_settings
@@ -210,8 +209,6 @@ def prepare_retrieval(
         tables[split] = {corpus: folder / "neighbors" / f"{corpus}-{split}-{key}" for corpus, key in keys.items()}
     for table in (table for found in tables.values() for table in found.values()):
         set_aside_damaged(table, NEIGHBORS)
-    if not all(table.exists() for found in tables.values() for table in found.values()):
-        search_on_gpu(index, config.neighbors.num_searched, tell if share.rank == 0 else lambda line: None)
     for split, found in tables.items():
         for corpus, table in found.items():
             build_neighbors(

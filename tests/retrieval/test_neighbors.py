@@ -212,11 +212,11 @@ def test_interrupted_divided_or_damaged_the_bytes_are_the_same(
     with pytest.raises(KeyboardInterrupt):
         build("killed")
     monkeypatch.setattr(Index, "search", search)
-    blocks = sorted((corpus.folder / ".killed.work").iterdir())
+    blocks = sorted((corpus.folder / ".killed-32.work").iterdir())
     assert len(blocks) == 2
     blocks[0].write_bytes(blocks[0].read_bytes()[:-1])
     assert build("killed") == whole
-    assert not (corpus.folder / ".killed.work").exists()
+    assert not (corpus.folder / ".killed-32.work").exists()
     assert build("two", share=Share(1, 2)) == {}
     assert build("two", share=Share(0, 2)) == whole
 
