@@ -107,7 +107,7 @@ def options_from_retro_config(config: RetroConfig, padded_vocab_size: int, tenso
         f"{name}={getattr(config, name)!r}"
         for name in (
             "retro_layers", "encoder_hidden_size", "encoder_num_attention_heads", "encoder_ffn_hidden_size",
-            "encoder_rotary", "cross_rotary",
+            "encoder_rotary", "cross_rotary", "shifted_keys",
         )
         if getattr(config, name) != getattr(plain, name)
     ]  # fmt: skip

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retrolit.models.config import GPTConfig
+from retrolit.models.copying import PARTS, copying_weight
 from retrolit.models.rotary import Rotation, rotate, rotate_parts
 
 
@@ -75,6 +76,17 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, inner, bias=config.qkv_bias)
         self.key_value = nn.Linear(context_size, 2 * inner, bias=config.qkv_bias)
         self.output = nn.Linear(inner, config.hidden_size, bias=config.bias)
+
+    @torch.no_grad()
+    def begin_by_copying(self, generator: torch.Generator | None = None) -> None:
+        """Fresh weights that find a token's like and say it (copying.py); the biases stay."""
+        if self.query.weight.is_meta:
+            return
+        seed = int(torch.randint(2**62, (), generator=generator))
+        for part in PARTS:
+            drawn = torch.Generator().manual_seed(seed)
+            weight = copying_weight(part, self.num_heads, self.head_dim, self.query.in_features, drawn)
+            self.get_parameter(f"{part}.weight").copy_(weight)
 
     def project(self, context: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor]:
         """Context (N, W, E) -> its keys and values, (N, H, W, C) each."""

@@ -124,7 +124,16 @@ class NeighborReader:
             cos, sin = self.retro.cross_rotary.span(0, length, encoded.device)
             rotation = (cos.repeat(neighbors, 1), sin.repeat(neighbors, 1))  # the neighbors side by side
         keys, values = self.retro.project(attention, encoded.flatten(0, 1), rotation)  # (B S, H, K R, C)
-        return ChunkMemory(keys.unflatten(0, (batch, chunks)), values.unflatten(0, (batch, chunks)), self.mask)
+        keys, values = keys.unflatten(0, (batch, chunks)), values.unflatten(0, (batch, chunks))
+        if self.retro.config.shifted_keys:
+            keys = self.shifted(keys, neighbors)
+        return ChunkMemory(keys, values, self.mask)
+
+    def shifted(self, keys: Tensor, neighbors: int) -> Tensor:
+        """Keys (B, S, H, K R, C), each token's that of the token before it; nothing before a neighbor's first one."""
+        if self.mask is not None:
+            keys = keys.masked_fill(~self.mask[:, :, None, :, None], 0)
+        return F.pad(keys.unflatten(3, (neighbors, -1))[..., :-1, :], (0, 0, 1, 0)).flatten(3, 4)
 
     def keep(self, number: int, new: ChunkMemory | None) -> None:
         """Leave the last chunk's memory to the columns to come, or nothing where a chunk ended without neighbors."""

@@ -176,10 +176,13 @@ class Retro(nn.Module):
             if "cross_attention" in name or name.startswith("encoder.")
         )
         initialize(new, self.config.decoder, generator)
-        if self.config.zero_init_cross_attention:
-            for layer in self.retro_layers.values():
-                assert isinstance(layer.cross_attention, CrossAttention)
-                layer.cross_attention.output.weight.zero_()
+        for layer in self.retro_layers.values():
+            attention = layer.cross_attention
+            assert isinstance(attention, CrossAttention)
+            if self.config.cross_attention_init == "zero":
+                attention.output.weight.zero_()
+            elif self.config.cross_attention_init == "copying":
+                attention.begin_by_copying(generator)
 
     def num_parameters(self) -> int:
         """Number of weights; tied embeddings count once."""

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from retrolit.models.config import GPTConfig, check_choice, check_positive
 
 EncoderResidual = Literal["unnormed", "normed"]
+CrossAttentionInit = Literal["normal", "zero", "copying"]
 
 
 def default_retro_layers(num_layers: int) -> list[int]:
@@ -70,14 +71,20 @@ class RetroConfig:
     """Padding of neighbors and of a short first chunk is never attended to. When False, it is, as NVIDIA does, but a
     neighbor that is nothing but padding is still left out."""
 
-    zero_init_cross_attention: bool = False
-    """Start with cross-attention that adds nothing, so that a retro-fitted GPT is at first the GPT."""
+    shifted_keys: bool = False
+    """A neighbor's token is found by the one before it, so that one layer can look for its own token and read what
+    followed (Olsson et al. 2022 smear keys so). No checkpoint of NVIDIA's has it."""
+
+    cross_attention_init: CrossAttentionInit = "normal"
+    """How the chunked cross-attention begins. normal: as every weight; zero: it adds nothing, so that a retro-fitted
+    GPT is at first the GPT; copying: a token finds its like and says it (models/copying.py)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.decoder, dict):
             self.decoder = GPTConfig.from_dict(self.decoder)
         check_positive(self, "chunk_length", "num_neighbors", "num_retrieved_chunks", "encoder_layers")
         check_choice(self, "encoder_residual", get_args(EncoderResidual))
+        check_choice(self, "cross_attention_init", get_args(CrossAttentionInit))
         num_layers = self.decoder.num_layers
         if not self.retro_layers:
             self.retro_layers = default_retro_layers(num_layers)
@@ -102,6 +109,11 @@ class RetroConfig:
                 f"{self.decoder.rotary_dim} of the decoder's head_dim {self.decoder.head_dim}; change rotary_percent"
             )
         self.encoder_hidden_size = self.encoder_hidden_size or self.decoder.hidden_size
+        if self.cross_attention_init == "copying" and self.encoder_hidden_size != self.decoder.hidden_size:
+            raise ValueError(
+                f"RetroConfig.cross_attention_init: copying needs an encoder as wide as the decoder, "
+                f"{self.decoder.hidden_size}, got encoder_hidden_size {self.encoder_hidden_size}"
+            )
         if self.encoder_hidden_size == self.decoder.hidden_size:
             self.encoder_num_attention_heads = self.encoder_num_attention_heads or self.decoder.num_attention_heads
             self.encoder_ffn_hidden_size = self.encoder_ffn_hidden_size or self.decoder.ffn_hidden_size

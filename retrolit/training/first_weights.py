@@ -22,6 +22,7 @@ from retrolit.checkpoint.model_types import DECODER, Config, decoder_of, tensor_
 from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.checkpoint.tensor_files import TensorFolder
 from retrolit.models import GPT, Retro
+from retrolit.models.copying import copying_weight
 from retrolit.models.gpt import initialize
 from retrolit.models.lora import LoRALinear
 
@@ -76,14 +77,26 @@ def fill(model: GPT | Retro, whole: GPT | Retro, given: Mapping[str, Stored], se
 
 def draw(name: str, part: nn.Module, model: GPT | Retro, seed: int) -> None:
     """Fresh weights for the part of a model that has this name, by the rule of the model's `reset_parameters`."""
-    digest = hashlib.sha256(f"{seed} {name.removeprefix(DECODER)}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    initialize([(name, part)], decoder_of(model.config), generator)
+    generator = _generator(seed, name)
+    decoder = decoder_of(model.config)
+    initialize([(name, part)], decoder, generator)
     if isinstance(part, LoRALinear):
         part.reset_adapter(generator)
-    zeroed = isinstance(model, Retro) and model.config.zero_init_cross_attention
-    if zeroed and name.startswith(DECODER) and name.endswith("cross_attention.output"):
-        part.get_parameter("weight").zero_()
+    attention, _, last = name.rpartition(".")
+    if isinstance(model, Retro) and name.startswith(DECODER) and attention.endswith("cross_attention"):
+        weight, begins = part.get_parameter("weight"), model.config.cross_attention_init
+        if begins == "zero" and last == "output":
+            weight.zero_()
+        elif begins == "copying":
+            assert decoder.head_dim is not None
+            heads, together = (decoder.num_attention_heads, decoder.head_dim), _generator(seed, attention)
+            weight.copy_(copying_weight(last, *heads, decoder.hidden_size, together))
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """The random numbers of the part of a model that has this name."""
+    digest = hashlib.sha256(f"{seed} {name.removeprefix(DECODER)}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def _own_tensors(part: nn.Module) -> list[str]:

@@ -31,7 +31,7 @@ from retrolit.training.strategies import ShardedStrategy
 from retrolit.training.training_data import TrainingData
 
 WITHOUT_WEIGHTS = ("attention_dropout", "hidden_dropout", "init_std", "encoder_attention_dropout",
-                   "encoder_hidden_dropout", "num_neighbors", "zero_init_cross_attention")  # fmt: skip
+                   "encoder_hidden_dropout", "num_neighbors", "cross_attention_init")  # fmt: skip
 """Fields of a model's config that a run may have otherwise than the weights it begins with."""
 
 
@@ -112,6 +112,12 @@ class LanguageModule(L.LightningModule, ABC):
             raise ValueError(
                 f"data.sequence_length: expected at most {name}.max_position_embeddings ({longest}), "
                 f"got {self.data.sequence_length}"
+            )
+        strategy = self.trainer.strategy
+        if self.compile_layers and isinstance(strategy, ShardedStrategy) and strategy.tensor_parallel > 1:
+            raise ValueError(
+                f"model.compile: expected false with trainer.strategy.tensor_parallel {strategy.tensor_parallel}, got "
+                "true; the gradients of compiled layers are not added up among the devices of a group"
             )
         if self.trainer.precision == "16-mixed":
             raise ValueError(

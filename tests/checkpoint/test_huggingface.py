@@ -161,7 +161,7 @@ def test_a_real_model_gives_its_logits(tmp_path, monkeypatch):
     length = tokens.shape[1]
     config = RetroConfig(gpt.config, retro_layers=[12, 18], encoder_layers=1, chunk_length=length)
     neighbors = torch.randint(gpt.config.vocab_size, (1, 1, 2, 2 * length))
-    begun = Retro.from_gpt(gpt, replace(config, zero_init_cross_attention=True))
+    begun = Retro.from_gpt(gpt, replace(config, cross_attention_init="zero"))
     assert torch.equal(begun(tokens, neighbors), ours)
     retro = Retro.from_gpt(load_model(tmp_path / "model"), config)
     assert torch.equal(retro(tokens, neighbors, gate=0.0), ours)

@@ -140,6 +140,7 @@ def test_core_is_said_to_compute_something_else_where_it_does(make_retro, tmp_pa
     [
         ({"encoder_rotary": True}, "encoder_rotary=True"),
         ({"cross_rotary": True}, "cross_rotary=True"),
+        ({"shifted_keys": True}, "shifted_keys=True"),
         ({"retro_layers": [3]}, r"retro_layers=\[3\]"),
         ({"encoder_hidden_size": 8, "encoder_num_attention_heads": 2}, "encoder_hidden_size=8"),
         ({"encoder_ffn_hidden_size": 8}, "encoder_ffn_hidden_size=8"),

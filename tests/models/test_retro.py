@@ -267,7 +267,7 @@ def test_dropout_acts_in_training_only(config: RetroConfig) -> None:
 
 def test_retro_fitting_starts_as_the_gpt() -> None:
     gpt = build(TINY).to_gpt()
-    retro = Retro.from_gpt(gpt, replace(TINY, zero_init_cross_attention=True)).eval()
+    retro = Retro.from_gpt(gpt, replace(TINY, cross_attention_init="zero")).eval()
     tokens, neighbors = random_tokens(2, 11), random_neighbors(TINY, 2, 11)
     expected = gpt(tokens)
     assert torch.equal(retro(tokens, neighbors), expected)

@@ -59,6 +59,14 @@ def test_a_config_survives_being_a_dictionary(config: RetroConfig) -> None:
         ({"num_retrieved_chunks": 0}, "num_retrieved_chunks: expected more than 0"),
         ({"encoder_layers": 0}, "encoder_layers: expected more than 0"),
         ({"encoder_residual": "both"}, "encoder_residual: expected one of unnormed, normed; got 'both'"),
+        (
+            {"cross_attention_init": "mimetic"},
+            "cross_attention_init: expected one of normal, zero, copying; got 'mimetic'",
+        ),
+        (
+            {"cross_attention_init": "copying", "encoder_hidden_size": 8},
+            "cross_attention_init: copying needs an encoder as wide as the decoder, 16, got encoder_hidden_size 8",
+        ),
         ({"encoder_hidden_dropout": 1.0}, "encoder_hidden_dropout: expected at least 0 and below 1, got 1.0"),
         ({"encoder_attention_dropout": -0.1}, "encoder_attention_dropout"),
         ({"encoder_hidden_size": 10, "encoder_num_attention_heads": 4}, "the encoder's part: .*num_attention_heads"),

@@ -145,7 +145,7 @@ def test_validation_tells_four_numbers_and_their_gain(
 
 
 def test_neighbors_that_are_of_no_use_are_told_loudly(make_trainer, make_retro, make_retro_data, tmp_path, capsys):
-    module = make_retro(replace(RETRO, zero_init_cross_attention=True), warmup=1000, lr=1e-6)
+    module = make_retro(replace(RETRO, cross_attention_init="zero"), warmup=1000, lr=1e-6)
     make_trainer(tmp_path, max_steps=1, val_check_interval=1).fit(module, make_retro_data())
     lines = [line for line in capsys.readouterr().out.splitlines() if "RETRIEVAL IS NOT BEING USED" in line]
     assert len(lines) == 1
@@ -155,7 +155,7 @@ def test_neighbors_that_are_of_no_use_are_told_loudly(make_trainer, make_retro, 
 @pytest.mark.parametrize("train", ["all", "new"])
 def test_a_retro_begins_as_the_gpt_it_is_fitted_to(train, fit, make_retro, make_retro_data, gpt):
     """With cross-attention that adds nothing yet, the first loss is the GPT's."""
-    config = replace(RETRO, zero_init_cross_attention=True)
+    config = replace(RETRO, cross_attention_init="zero")
     first = fit(max_steps=1, module=make_retro(config, retrofit_from=str(gpt), train=train))[1]
     batch = _first_batch(make_retro_data)
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_a_frozen_decoder_stays_the_gpt_bit_for_bit_and_without_dropout(
     make_trainer, make_retro, make_retro_data, rows, gpt, tmp_path
 ):
     dropout = replace(DECODER, hidden_dropout=0.5, attention_dropout=0.5)
-    config = replace(RETRO, decoder=dropout, zero_init_cross_attention=True)
+    config = replace(RETRO, decoder=dropout, cross_attention_init="zero")
     module = make_retro(config, retrofit_from=str(gpt), train="new")
     make_trainer(tmp_path, max_steps=6, val_check_interval=3).fit(module, make_retro_data())
     batch, source = _first_batch(make_retro_data), load_model(gpt)

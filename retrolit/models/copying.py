@@ -1,0 +1,44 @@
+"""First weights of a cross-attention that copies: it looks for what it holds itself, and says what it finds.
+
+Copying takes two things that are of use only together, a query that finds a token and an output that says what was
+found, so a small model that starts from noise reaches neither in millions of tokens. Here queries and keys begin with
+the same weights, so that a token finds itself, and the output with the values' transposed, so that what is found is
+said (the "mimetic" start of Trockman and Kolter 2023, with the sign that copies). With `RetroConfig.shifted_keys` what
+is found is the token that follows, which makes an induction head (Olsson et al. 2022) in one layer.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+MATCH = 36.0
+"""The logit with which a normed vector finds itself, in the mean; another one is found with 0 ± MATCH / √C."""
+
+SAID = 4.0
+"""How many times its length a normed vector is added to the residual stream when it alone is found, in the mean."""
+
+Part = Literal["query", "key_value", "output"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+def copying_weight(
+    part: Part, num_heads: int, head_dim: int, hidden_size: int, generator: torch.Generator | None
+) -> Tensor:
+    """The weight of this part of a cross-attention, drawn together with the others: H heads of C channels, width D.
+
+    The generator has to be in the same state for every part. query (H C, D); key_value (2 H C, D), for each head its
+    key, its value; output (D, H C).
+    """
+    inner = num_heads * head_dim
+    match = torch.empty(inner, hidden_size)
+    match.normal_(std=(MATCH / (hidden_size * head_dim**0.5)) ** 0.5, generator=generator)
+    said = torch.empty(inner, hidden_size).normal_(std=(SAID / inner) ** 0.5, generator=generator)
+    if part == "query":
+        return match
+    if part == "output":
+        return said.T.contiguous()
+    heads = (num_heads, 1, head_dim, hidden_size)
+    return torch.cat([match.view(heads), said.view(heads)], dim=1).flatten(0, 2)
