@@ -3,6 +3,7 @@
 from retrolit.data.batch import Batch
 from retrolit.data.loading import Loader, evaluation_numbers, training_numbers
 from retrolit.data.neighbors import SampleNeighbors
+from retrolit.data.practice import PracticeConfig
 from retrolit.data.preparation import DataConfig, Prepared, prepare
 from retrolit.data.pretraining import Accounting, EvaluationSamples, PretrainingSamples, TrainingWindows
 
@@ -12,6 +13,7 @@ __all__ = [
     "DataConfig",
     "EvaluationSamples",
     "Loader",
+    "PracticeConfig",
     "Prepared",
     "PretrainingSamples",
     "SampleNeighbors",

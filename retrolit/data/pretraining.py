@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from retrolit.data.batch import Batch
 from retrolit.data.neighbors import Place, SampleNeighbors
 from retrolit.data.order import SeededOrder
+from retrolit.data.practice import Practice
 from retrolit.tokens.blend import Blend
 
 
@@ -100,15 +101,20 @@ class PretrainingSamples(Dataset[Batch]):
     """Training samples of several streams, drawn by weight: a list of global sample numbers -> Batch."""
 
     def __init__(
-        self, windows: Sequence[TrainingWindows], blend: Blend, neighbors: SampleNeighbors | None = None
-    ) -> None:
+        self, windows: Sequence[TrainingWindows], blend: Blend, neighbors: SampleNeighbors | None = None,
+        practice: Practice | None = None,
+    ) -> None:  # fmt: skip
         self.windows = windows
         self.blend = blend
         self.neighbors = neighbors
+        self.practice = practice
 
     def __getitem__(self, numbers: Sequence[int]) -> Batch:
         batch = make_batch([self.sample(number) for number in numbers])
-        return batch if self.neighbors is None else self.neighbors.add_to(batch, [self.place(n) for n in numbers])
+        if self.neighbors is None:
+            return batch
+        batch = self.neighbors.add_to(batch, [self.place(n) for n in numbers])
+        return batch if self.practice is None else self.practice.add_to(batch, numbers, self.windows[0].chunk_length)
 
     def place(self, number: int) -> Place:
         """Where the sample with this global number begins."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
 
 from retrolit.data.document_windows import DocumentWindows
 from retrolit.data.neighbors import SampleNeighbors
+from retrolit.data.practice import Practice, PracticeConfig
 from retrolit.data.preparation import DataConfig, Prepared, prepare
 from retrolit.data.pretraining import EvaluationSamples, PretrainingSamples, TrainingWindows
 from retrolit.retrieval import PreparedRetrieval, PreparedRetriever
@@ -44,6 +45,8 @@ class PretrainingData(TrainingData):
         num_neighbors: Neighbors that are read for every chunk (K), for a Retro; with 0 nothing of what the data's
             `retrieval` describes is made or opened.
         num_retrieved_chunks: Chunks of a neighbor that are read: the one found and its continuation.
+        practice: At the beginning of training some chunks read passages of their own text, from which a small Retro
+            learns to read at all; none do when not given.
         seed: Decides the order of the samples, and with the step all other randomness of training.
         num_workers: Processes that read ahead; 0 reads in the training process, which is quick.
     """
@@ -60,6 +63,7 @@ class PretrainingData(TrainingData):
         chunk_length: int = 64,
         num_neighbors: int = 0,
         num_retrieved_chunks: int = 2,
+        practice: PracticeConfig | None = None,
         seed: int = 1234,
         num_workers: int = 0,
     ) -> None:
@@ -83,6 +87,9 @@ class PretrainingData(TrainingData):
                 f"data.chunk_length: the data's neighbors are those of chunks of {data.retrieval.chunk_length} tokens, "
                 f"got {chunk_length}; change retrieval.chunk_length in the data.yaml with it"
             )
+        if practice is not None and not num_neighbors:
+            raise ValueError("data.practice: expected num_neighbors of at least 1 to practice reading with, got 0")
+        self.practice = practice
         self.config = data if num_neighbors else data.without_retrieval()
         self.corpora: dict[str, list[Corpus]] = {}
         """Of each split."""
@@ -154,7 +161,11 @@ class PretrainingData(TrainingData):
             )
             for corpus in corpora
         ]
-        return PretrainingSamples(windows, Blend(self._weights(corpora), seed=self.seed), self._neighbors("train"))
+        practice = None
+        if self.practice is not None:
+            practice = Practice(self.practice.share, self.practice.steps * self.global_batch_size, self.seed)
+        blend = Blend(self._weights(corpora), seed=self.seed)
+        return PretrainingSamples(windows, blend, self._neighbors("train"), practice)
 
     def evaluation_samples(self, split: str) -> EvaluationSamples | DocumentWindows:
         """All windows of the validation or test split, in order."""
@@ -180,6 +191,7 @@ class PretrainingData(TrainingData):
                 "num_neighbors": self.num_neighbors,
                 "num_retrieved_chunks": self.num_retrieved_chunks,
                 "prepared neighbors": self.neighbors_fingerprint,
+                "practice": None if self.practice is None else asdict(self.practice),
             }
             if self.num_neighbors
             else {}

@@ -12,9 +12,11 @@ import torch
 from torch.nn import functional as F
 
 from retrolit import load_model, save_model
+from retrolit.data import PracticeConfig
 from retrolit.models import GPTConfig, Retro, RetroConfig
 from retrolit.retrieval import RetrievalConfig
 from retrolit.training import GPTModule, OptimizerConfig, RetroModule, ScheduleConfig, newest_checkpoint
+from retrolit.training.settings import refuse_changes
 from tests.training.small_retro import DECODER, RETRIEVAL, RETRO, save_moved
 
 PARTS = ("encoder", "cross_attention", "decoder", "optimizer")
@@ -263,6 +265,24 @@ def test_data_that_cannot_give_neighbors_are_refused(data_config, make_data, mak
         make_retro_data(chunk_length=16)
     with pytest.raises(ValueError, match=r"data.num_neighbors: expected at least 0, got -1"):
         make_retro_data(num_neighbors=-1)
+    with pytest.raises(ValueError, match=r"data.practice: expected num_neighbors of at least 1 to practice .* got 0"):
+        make_data(practice=PracticeConfig(steps=1))
+
+
+def test_practice_is_part_of_training_alone_and_not_to_be_changed_in_a_run(fit, make_retro_data):
+    practicing, plain = make_retro_data(practice=PracticeConfig(steps=2, share=1.0)), make_retro_data()
+    for data in (practicing, plain):
+        data.prepare_data()
+        data.open()
+    for number, same in ((0, False), (15, False), (16, True)):  # 8 samples a step
+        batches = [data.training_samples()[[number]].neighbor_tokens for data in (practicing, plain)]
+        assert torch.equal(*batches) == same, number
+    held_out = [data.evaluation_samples("validation")[[0]].neighbor_tokens for data in (practicing, plain)]
+    assert torch.equal(*held_out)
+
+    with pytest.raises(ValueError, match=r"data.practice.share was 1.0, is now not there"):
+        refuse_changes("data", practicing.state_dict(), plain.state_dict())
+    assert fit("practicing", max_steps=1, data=practicing) != fit("plain", max_steps=1, data=plain)
 
 
 def test_models_of_another_kind_are_refused(fit, make_trainer, make_module, make_retro, make_retro_data, gpt, tmp_path):
