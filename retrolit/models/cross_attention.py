@@ -22,10 +22,10 @@ class ChunkMemory:
     """What one layer reads of the neighbors of S consecutive chunks."""
 
     keys: Tensor
-    """(B, S, H, W, C)."""
+    """(B, S, W, H, C)."""
 
     values: Tensor
-    """(B, S, H, W, C)."""
+    """(B, S, W, H, C)."""
 
     mask: Tensor | None
     """(B, S, W) bool, True where there is something to read; None where that is everywhere."""
@@ -41,7 +41,7 @@ class ChunkMemory:
 
     def followed_by(self, other: ChunkMemory) -> ChunkMemory:
         """The chunks of both. Raises ValueError where they do not hold equally much."""
-        mine, theirs = self.keys.shape[3], other.keys.shape[3]
+        mine, theirs = self.keys.shape[2], other.keys.shape[2]
         if mine != theirs:
             raise ValueError(
                 f"neighbor_tokens: expected K x R = {mine} tokens for a chunk, as for the one before, got {theirs}"
@@ -55,7 +55,7 @@ class ChunkMemory:
     def _full_mask(self) -> Tensor:
         if self.mask is not None:
             return self.mask
-        batch, chunks, _, width, _ = self.keys.shape
+        batch, chunks, width, _, _ = self.keys.shape
         return torch.ones(batch, chunks, width, dtype=torch.bool, device=self.keys.device)
 
 
@@ -89,17 +89,18 @@ class CrossAttention(nn.Module):
             self.get_parameter(f"{part}.weight").copy_(weight)
 
     def project(self, context: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor]:
-        """Context (N, W, E) -> its keys and values, (N, H, W, C) each."""
+        """Context (N, W, E) -> its keys and values, (N, W, H, C) each."""
         pairs = self.key_value(context).view(*context.shape[:2], self.num_heads, 2, self.head_dim)
-        if rotation is not None:
-            keys, values = rotate_parts(pairs, [1, 1], 1, rotation)
-        else:
-            keys, values = (part.transpose(1, 2) for part in pairs.unbind(3))
-        return keys, values
+        if rotation is None:
+            keys, values = pairs.unbind(3)
+            return keys, values
+        keys, values = rotate_parts(pairs, [1, 1], 1, rotation)
+        return keys.transpose(1, 2), values.transpose(1, 2)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Queries (N, H, T, C), keys and values (N, H, W, C), mask bool (N, 1, 1, W) -> (N, T, H C)."""
+        """Queries (N, H, T, C), keys and values (N, W, H, C), mask bool (N, 1, 1, W) -> (N, T, H C)."""
         dropout = self.dropout if self.training else 0.0
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
         return found.transpose(1, 2).flatten(2)
 
@@ -116,23 +117,27 @@ class CrossAttention(nn.Module):
         return self.output(self.attend(queries, keys, values, None if mask is None else mask[:, None, None]))
 
     def read_chunks(
-        self, x: Tensor, memory: ChunkMemory, *, step: int, place: int, rotation: Rotation | None = None
+        self, x: Tensor, memory: ChunkMemory, *, step: int, place: int, first: int = 0, rotation: Rotation | None = None
     ) -> Tensor:
-        """Chunked cross-attention: every token of x (B, T, D) reads the memory of its chunk, (B, T, D).
+        """Chunked cross-attention: the tokens of x (B, T, D) read the memory of their chunk, (B, T, D).
 
-        The first token is the one at `place` of the first chunk's readers, of which there are `step`, and its last
-        place is in the last chunk's. `rotation` is that of all places, 0 to `step` - 1. A token whose chunk has nothing
-        to read gets exactly zero.
+        Token `first` is the one at `place` of the first chunk's readers, of which there are `step`; those before it get
+        exactly zero. The last token's place is in the last chunk's. `rotation` is that of all places, 0 to `step` - 1.
+        A token whose chunk has nothing to read gets exactly zero too.
         """
         batch, length, _ = x.shape
         chunks = memory.keys.shape[1]
+        # Rows of `step` readers, cut or filled up at both ends; the products are made of what is whole.
+        front, back = place - first, chunks * step - place - (length - first)
         queries = self.query(x).unflatten(-1, (self.num_heads, self.head_dim))  # (B, T, H, C)
-        if chunks > 1:  # rows of `step` readers, filled up at both ends
-            queries = F.pad(queries, (0, 0, 0, 0, place, chunks * step - place - length))
-            queries = queries.unflatten(1, (chunks, step)).flatten(0, 1)  # (B S, step, H, C)
-        elif rotation is not None:
-            rotation = (rotation[0][place : place + length], rotation[1][place : place + length])
-        queries = queries.transpose(1, 2)
+        if chunks > 1:
+            queries = F.pad(queries, (0, 0, 0, 0, front, back)).unflatten(1, (chunks, step)).flatten(0, 1)
+        else:
+            queries = queries[:, first:]
+            if rotation is not None:
+                end = place + length - first
+                rotation = (rotation[0][place:end], rotation[1][place:end])
+        queries = queries.transpose(1, 2)  # (B S, H, step, C)
         if rotation is not None:
             queries = rotate(queries, rotation)
         mask = readable = None
@@ -141,10 +146,10 @@ class CrossAttention(nn.Module):
             # Where there is nothing to read, something is read and thrown away: softmax over nothing is not a number.
             mask = (memory.mask | ~readable[..., None]).flatten(0, 1)[:, None, None]  # (B S, 1, 1, W)
         found = self.attend(queries, memory.keys.flatten(0, 1), memory.values.flatten(0, 1), mask)
+        found = self.output(found.unflatten(0, (batch, chunks)).flatten(1, 2))  # (B, S step, D)
+        if readable is not None:
+            reads = readable.repeat_interleave(step, dim=1) if chunks > 1 else readable
+            found = found.masked_fill(~reads[..., None], 0)
         if chunks > 1:
-            found = found.unflatten(0, (batch, chunks)).flatten(1, 2)[:, place : place + length]  # (B, T, H C)
-        found = self.output(found)
-        if readable is None:
-            return found
-        reads = readable.repeat_interleave(step, dim=1)[:, place : place + length] if chunks > 1 else readable
-        return found.masked_fill(~reads[..., None], 0)
+            return F.pad(found, (0, 0, -front, -back))
+        return F.pad(found, (0, 0, first, 0)) if first else found

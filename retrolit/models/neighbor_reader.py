@@ -85,19 +85,21 @@ class NeighborReader:
             rotation = self.retro.cross_rotary.span(place, place + step, x.device)
         found = self.retro.read_chunks(
             attention,
-            normed[:, first - self.start : last - self.start],
+            normed[:, : last - self.start],
             memory,
             step=step,
             place=self.grid.place(first),
+            first=first - self.start,
             rotation=rotation,
         )
         if self.segments is not None:
-            found = found.masked_fill(~self.reads_its_own(self.segments)[..., None], 0)
+            reads = F.pad(self.reads_its_own(self.segments), (first - self.start, 0))
+            found = found.masked_fill(~reads[..., None], 0)
         found = layer.drop(found)
         if self.gate != 1:
             found = self.gate * found
         if found.shape[1] != x.shape[1]:
-            found = F.pad(found, (0, 0, first - self.start, self.stop - last))
+            found = F.pad(found, (0, 0, 0, self.stop - last))
         return x + found
 
     def reads_its_own(self, segments: Tensor) -> Tensor:
@@ -123,17 +125,17 @@ class NeighborReader:
         if self.retro.cross_rotary is not None:
             cos, sin = self.retro.cross_rotary.span(0, length, encoded.device)
             rotation = (cos.repeat(neighbors, 1), sin.repeat(neighbors, 1))  # the neighbors side by side
-        keys, values = self.retro.project(attention, encoded.flatten(0, 1), rotation)  # (B S, H, K R, C)
+        keys, values = self.retro.project(attention, encoded.flatten(0, 1), rotation)  # (B S, K R, H, C)
         keys, values = keys.unflatten(0, (batch, chunks)), values.unflatten(0, (batch, chunks))
         if self.retro.config.shifted_keys:
             keys = self.shifted(keys, neighbors)
         return ChunkMemory(keys, values, self.mask)
 
     def shifted(self, keys: Tensor, neighbors: int) -> Tensor:
-        """Keys (B, S, H, K R, C), each token's that of the token before it; nothing before a neighbor's first one."""
+        """Keys (B, S, K R, H, C), each token's that of the token before it; nothing before a neighbor's first one."""
         if self.mask is not None:
-            keys = keys.masked_fill(~self.mask[:, :, None, :, None], 0)
-        return F.pad(keys.unflatten(3, (neighbors, -1))[..., :-1, :], (0, 0, 1, 0)).flatten(3, 4)
+            keys = keys.masked_fill(~self.mask[..., None, None], 0)
+        return F.pad(keys.unflatten(2, (neighbors, -1))[:, :, :, :-1], (0, 0, 0, 0, 1, 0)).flatten(2, 3)
 
     def keep(self, number: int, new: ChunkMemory | None) -> None:
         """Leave the last chunk's memory to the columns to come, or nothing where a chunk ended without neighbors."""
