@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 KIND = "neighbors"
 BLOCK_CHUNKS = 65_536
-"""Chunks that are searched at a time, and done again after an interruption: enough that hundreds look into each list."""
+"""Chunks that are searched at a time, and again after an interruption: enough that hundreds look into each list."""
 FILTER_CHUNKS = 4_096  # of these, as many are embedded and filtered at a time
 
 COUNTS = ("found", "own", "copies", "near_duplicates", "kept", "chunks_with_too_few")

@@ -89,7 +89,7 @@ def _search(
             tasks, rows = _by_list(visited[:, start:end])
             visitors = torch.from_numpy(rows).to(device)
 
-            def read(task: tuple[int, int, int]) -> None:
+            def read(task: tuple[int, int, int], visitors: torch.Tensor = visitors) -> None:
                 number, first, last = task
                 vectors, ids = (torch.from_numpy(array).to(device) for array in index.read_list(number))
                 if len(ids):

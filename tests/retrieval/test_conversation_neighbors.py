@@ -55,7 +55,9 @@ def opened(found: RetrievedForConversations, prepared: PreparedTokens, corpus: s
 
 
 @pytest.mark.parametrize("train_on", ["last", "all"])
-def test_a_conversation_has_what_is_found_live_for_its_chunks(train_on: str, index: Path, tmp_path: Path) -> None:
+def test_a_conversation_has_what_is_found_live_for_its_chunks(
+    train_on: str, index: Path, tmp_path: Path, same_but_for_equals
+) -> None:
     prepared = conversations(tmp_path / "instruct", train_on=train_on)
     found = retrieve_for_conversations(index, 3, prepared, tmp_path / "instruct")
     live, total = LiveRetriever(index), 0
@@ -69,11 +71,14 @@ def test_a_conversation_has_what_is_found_live_for_its_chunks(train_on: str, ind
             assert begin in ends
             rows = table[number]
             assert len(rows) == len(ends)
-            for end, row in zip(ends, rows, strict=True):
+            found_live = []
+            for end in ends:
                 text = [i for i in ids[max(0, end - M) : end] if i != EOD]
                 query = np.zeros((1, M), np.int64)
                 query[0, : len(text)] = text
-                assert row.tolist() == live.retrieve(query, np.array([len(text)]), 3).ids[0].tolist()
+                found_live.append(live.retrieve(query, np.array([len(text)]), 3))
+            expected = (np.concatenate([getattr(one, name) for one in found_live]) for name in ("ids", "distances"))
+            same_but_for_equals(rows, *expected)
             total += len(rows)
         assert len(table.table) == len(ConversationChunks(table.store, M, EOD))
         assert table.table.manifest.settings["cut"] == "conversations"
@@ -104,17 +109,17 @@ def test_interrupted_or_divided_the_tables_are_the_same(
         return [(table / "ids.bin").read_bytes() for table in found.tables["train"].values()]
 
     once = made(tmp_path / "once")
-    search, calls = LiveRetriever(index).index.__class__.search, 0
+    search, calls = neighbors.search_many, 0
 
-    def failing(self, queries, k):
+    def failing(index, queries, k):
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return search(self, queries, k)
+        return search(index, queries, k)
 
     with monkeypatch.context() as patch:
-        patch.setattr("retrolit.retrieval.index.Index.search", failing)
+        patch.setattr(neighbors, "search_many", failing)
         with pytest.raises(KeyboardInterrupt):
             made(tmp_path / "killed")
         calls = 3

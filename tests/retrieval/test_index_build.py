@@ -217,7 +217,7 @@ def test_the_estimate_of_bytes_is_that_of_the_files(clustered, tmp_path: Path) -
 
 
 def test_compressed_codes_find_some_of_what_is_near(rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rotations = index_build._rotations
+    rotations = index_build.rotations_of
 
     def in_a_moment(index) -> list:
         found = rotations(index)
@@ -225,7 +225,7 @@ def test_compressed_codes_find_some_of_what_is_near(rows, tmp_path: Path, monkey
             rotation.niter = rotation.niter_pq_0 = rotation.niter_pq = 2
         return found
 
-    monkeypatch.setattr(index_build, "_rotations", in_a_moment)
+    monkeypatch.setattr(index_build, "rotations_of", in_a_moment)
     generator = np.random.default_rng(0)
     flat = generator.standard_normal((10_000, 3)) @ generator.standard_normal((3, 8))  # near a space of 3 dimensions
     vectors = rows(flat + 0.05 * generator.standard_normal((10_000, 8)))

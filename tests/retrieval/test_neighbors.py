@@ -56,32 +56,40 @@ def table_of(
     return table
 
 
-def by_hand(corpus: Corpus, index: Index, store: TokenStore, config: NeighborConfig) -> list[list[int]]:
-    """For every stream chunk: the ids found for it, without those of documents it overlaps, in their order."""
+def by_hand(corpus: Corpus, index: Index, store: TokenStore, config: NeighborConfig) -> tuple[np.ndarray, np.ndarray]:
+    """For every stream chunk: the ids found for it, without those of documents it overlaps, in their order, and their
+    distances."""
     offset = corpus.database.offset_of(store)
     chunks = StreamChunks(store, M)
     document_of = [i for i in range(len(store)) for _ in store[i]]
     rows = []
     for chunk in range(len(chunks)):
         query = corpus.embedder.embed(*chunks.tokens(chunk, chunk + 1))
-        found = index.search(query, config.num_searched)[1][0].tolist() if query.any() else []
+        distances, ids = index.search(query, config.num_searched)
+        found = list(zip(ids[0].tolist(), distances[0].tolist(), strict=True)) if query.any() else []
         own = {document_of[p] for p in range(chunk * M, min(chunk * M + M, len(document_of)))}
         kept = [
-            id for id in found if id >= 0 and (offset is None or int(corpus.database.documents(id)) - offset not in own)
+            (id, distance)
+            for id, distance in found
+            if id >= 0 and (offset is None or int(corpus.database.documents(id)) - offset not in own)
         ][: config.num_saved]
-        rows.append(kept + [-1] * (config.num_saved - len(kept)))
-    return rows
+        rows.append(kept + [(-1, np.inf)] * (config.num_saved - len(kept)))
+    ids, distances = np.moveaxis(np.array(rows), 2, 0)
+    return ids.astype(np.int64), distances
 
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])
 @pytest.mark.parametrize(("saved", "searched"), [(2, 2), (5, 40), (20, 200)])
-def test_the_table_is_that_of_a_loop(corpus: Corpus, rows, factory: str, saved: int, searched: int) -> None:
+def test_the_table_is_that_of_a_loop(
+    corpus: Corpus, rows, same_but_for_equals, factory: str, saved: int, searched: int
+) -> None:
     """IVF with one cluster visited returns -1 for what it does not find."""
     index = corpus.index(rows, IndexConfig(factory, nprobe=1))
     config = NeighborConfig(saved, searched, exclude_copies=False)
     for number, store in enumerate(corpus.stores):
         table = table_of(corpus, index, store, config, f"table-{number}")
-        assert table[np.arange(len(table))].tolist() == by_hand(corpus, index, store, config)
+        ids, distances = by_hand(corpus, index, store, config)
+        same_but_for_equals(table[np.arange(len(table))], ids, distances)
         assert len(table) == -(-store.num_tokens // M)
         counts = table.manifest.sizes
         assert counts["kept"] == (table[np.arange(len(table))] >= 0).sum()
@@ -89,12 +97,14 @@ def test_the_table_is_that_of_a_loop(corpus: Corpus, rows, factory: str, saved: 
         assert counts["own"] > 0
 
 
-def test_a_store_outside_the_database_keeps_all_that_is_found(corpus: Corpus, rows, make_store) -> None:
+def test_a_store_outside_the_database_keeps_all_that_is_found(
+    corpus: Corpus, rows, make_store, same_but_for_equals
+) -> None:
     outside = make_store("outside", ["copper violin by the harbor", "lantern and meadow"])
     index = corpus.index(rows, IndexConfig("Flat"))
     config = NeighborConfig(4, 8)
     table = table_of(corpus, index, outside, config)
-    assert table[np.arange(len(table))].tolist() == by_hand(corpus, index, outside, config)
+    same_but_for_equals(table[np.arange(len(table))], *by_hand(corpus, index, outside, config))
     assert table.manifest.sizes["own"] == table.manifest.sizes["copies"] == 0
 
 
@@ -188,7 +198,7 @@ def test_interrupted_divided_or_damaged_the_bytes_are_the_same(
     corpus: Corpus, rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(neighbors, "BLOCK_CHUNKS", 32)
-    monkeypatch.setattr(neighbors, "SEARCH_CHUNKS", 8)
+    monkeypatch.setattr(neighbors, "FILTER_CHUNKS", 8)
     index, store, config = corpus.index(rows, IndexConfig("Flat")), corpus.stores[0], NeighborConfig(4, 30)
 
     def build(name: str, **options) -> dict[str, bytes]:
@@ -200,18 +210,18 @@ def test_interrupted_divided_or_damaged_the_bytes_are_the_same(
 
     whole = build("whole")
     assert set(whole) == {"ids.bin", "distances.bin", "manifest.json"}
-    search = Index.search
-    calls = iter(range(10))
+    search = neighbors.search_many
+    calls = iter(range(2))
 
-    def failing(self, queries, k):
+    def failing(index, queries, k):
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return search(self, queries, k)
+        return search(index, queries, k)
 
-    monkeypatch.setattr(Index, "search", failing)
+    monkeypatch.setattr(neighbors, "search_many", failing)
     with pytest.raises(KeyboardInterrupt):
         build("killed")
-    monkeypatch.setattr(Index, "search", search)
+    monkeypatch.setattr(neighbors, "search_many", search)
     blocks = sorted((corpus.folder / ".killed-32.work").iterdir())
     assert len(blocks) == 2
     blocks[0].write_bytes(blocks[0].read_bytes()[:-1])

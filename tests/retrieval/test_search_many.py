@@ -1,4 +1,4 @@
-"""Very many queries at once find what each finds alone, in whatever order and by however many threads lists are read."""
+"""Very many queries at once find what each finds alone, in whatever order, by however many threads lists are read."""
 
 from __future__ import annotations
 
