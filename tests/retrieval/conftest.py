@@ -76,12 +76,12 @@ def texts() -> list[str]:
 def same_but_for_equals() -> Callable[..., None]:
     """Asserts that ids (n, S) are those expected, but where these are as near as the next one, or the last of a row.
 
-    What is as near as the last that is searched may be another's own text, so that a row in a hundred may differ.
+    What is as near as the last that is searched may be another's own text, so that two rows in a hundred may differ.
     """
 
     def check(ids: np.ndarray, expected: np.ndarray, distances: np.ndarray) -> None:
         there = ((ids < 0) == (expected < 0)).all(axis=1)
-        assert there.mean() > 0.99
+        assert there.mean() > 0.98
         ids, expected, distances = ids[there], expected[there], distances[there]
         step = np.diff(np.where(expected < 0, 3, distances), axis=1) > 1e-5
         apart = np.pad(step, ((0, 0), (1, 0)), constant_values=True) & np.pad(step, ((0, 0), (0, 1)))

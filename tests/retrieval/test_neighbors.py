@@ -90,6 +90,7 @@ def test_the_table_is_that_of_a_loop(
         table = table_of(corpus, index, store, config, f"table-{number}")
         ids, distances = by_hand(corpus, index, store, config)
         same_but_for_equals(table[np.arange(len(table))], ids, distances)
+        assert np.isclose(table.distances(np.arange(len(table))), distances, atol=1e-3).mean() > 0.98
         assert len(table) == -(-store.num_tokens // M)
         counts = table.manifest.sizes
         assert counts["kept"] == (table[np.arange(len(table))] >= 0).sum()
