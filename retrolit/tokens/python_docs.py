@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import sys
 import sysconfig
 import textwrap
@@ -25,6 +26,9 @@ from retrolit.tokens.readers import BadRecord, Document
 # Test suites, applications and jokes; readline changes the terminal when it is imported.
 LEFT_OUT = {"test", "idlelib", "lib2to3", "turtledemo", "pydoc_data", "antigravity", "this", "readline"}
 TEST_FOLDERS = {"test", "tests"}
+
+BOUND = re.compile(r"^\(\$\w+(?:, /(?=[,)]))?(?:, )?")
+"""How the signatures of functions compiled in C begin: the module or object they belong to, which nobody passes."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -149,5 +153,6 @@ def _inspected(name: str) -> Iterator[Document]:
         if member.startswith("_") or not is_own or not (inspect.isclass(value) or inspect.isroutine(value)):
             continue
         if value.__doc__:
-            signature = getattr(value, "__text_signature__", None) or "(...)"
+            signature = " ".join((getattr(value, "__text_signature__", None) or "(...)").split())
+            signature = BOUND.sub("(", signature)
             yield Document(f"{name}.{member}", f"{name}.{member}{signature}\n\n{inspect.cleandoc(value.__doc__)}")

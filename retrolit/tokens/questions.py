@@ -1,8 +1,8 @@
 """Questions that documents answer themselves: what a document is about, and how it begins.
 
-A document that opens with a title, a line of its own above a blank one, is asked for by that title; any other by its
-first words. The answer is the opening itself, word for word, so that it can be told whether a model took its answer
-from there:
+A document that opens with a title, a line of its own above a blank one, is asked for by that title, one that opens with a
+function's signature by the function's name, any other by its first words. The answer is the opening itself, word for
+word, so that it can be told whether a model took its answer from there:
 
     posixpath.join(a, *p)                            What does posixpath.join do?
                                                ->
@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 
 LONGEST_TITLE = 80
-"""Characters of a line that may be a title."""
+"""Characters of a line that may be a title; the signature of a function is one at any length."""
 
 LONGEST_ANSWER = 240
 """Characters of an answer; a longer opening ends with the last line, sentence or word before that."""
@@ -28,6 +28,7 @@ FIRST_WORDS = 8
 """By which a document without a title is asked for."""
 
 CALLABLE = re.compile(r"[\w.]+(?=\()")
+SIGNATURE = re.compile(r"[\w.]+\(.*\)")
 CLASS = re.compile(r"class ([\w.]+)")
 ABOUT = ("What is {}?", "What is {} for?", "Tell me about {}.")
 ABOUT_CALLABLE = ("What does {} do?", "What is {} for?", "How is {} used?")
@@ -46,7 +47,8 @@ def question_of(text: str) -> Question | None:
     """What can be asked about a document; None where its opening is too short to ask for."""
     text = text.strip()
     title, _, rest = text.partition("\n\n")
-    has_title = bool(rest.strip()) and "\n" not in title and len(title) <= LONGEST_TITLE
+    fits = len(title) <= LONGEST_TITLE or SIGNATURE.fullmatch(title) is not None
+    has_title = bool(rest.strip()) and "\n" not in title and fits
     answer = _opening(text, len(title) + 2 if has_title else 0)
     if len(answer) < SHORTEST_ANSWER:
         return None

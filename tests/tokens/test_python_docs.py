@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 
 from retrolit.tokens.config import CorpusConfig
 from retrolit.tokens.corpus import open_corpus
+from retrolit.tokens.python_docs import PythonDocs
 
 
 def test_all_of_it_is_two_megabytes_read_without_running_modules() -> None:
@@ -48,6 +51,26 @@ def test_some_modules_by_name() -> None:
     assert "\n\nwrap(self, text)\n    wrap(text : string)" in found["textwrap.TextWrapper"]
     with pytest.raises(ValueError, match="expected names of top-level modules of the standard library, got 'numpy'"):
         open_corpus(CorpusConfig("python-docs:json,numpy"))
+
+
+def test_functions_in_c_are_told_as_they_are_called() -> None:
+    documents = PythonDocs("python-docs:math,builtins,gc")._documents()
+    titles = {document.source: document.text.partition("\n\n")[0] for document in documents}
+    assert titles["math.sinh"] == "math.sinh(x, /)"
+    assert titles["builtins.globals"] == "builtins.globals()"
+    assert titles["builtins.compile"].startswith(
+        "builtins.compile(source, filename, mode, flags=0, dont_inherit=False,"
+    )
+    compared = 0
+    for source, title in titles.items():
+        assert "$" not in title
+        assert "\n" not in title
+        module, _, name = source.partition(".")
+        if module != "builtins" and name and not title.endswith("(...)"):
+            value = getattr(importlib.import_module(module), name)
+            assert title == f"{source}{inspect.signature(value)}"
+            compared += 1
+    assert compared > 50
 
 
 def test_the_same_python_is_not_read_again() -> None:

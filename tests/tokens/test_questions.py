@@ -16,6 +16,7 @@ PARAGRAPH = "The first paragraph says what the whole is about, in a sentence or 
         ("os.path.join(a, *p)", "os.path.join"),
         ("class json.JSONEncoder(object)", "json.JSONEncoder"),
         ("class abc.ABC", "abc.ABC"),
+        (f"json.dumps(obj, *, {', '.join(f'option{i}=None' for i in range(10))})", "json.dumps"),
         ("statistics", "statistics"),
         ("= Valkyria Chronicles =", "Valkyria Chronicles"),
     ],
