@@ -1,7 +1,7 @@
 """Questions that documents answer themselves: what a document is about, and how it begins.
 
-A document that opens with a title, a line of its own above a blank one, is asked for by that title, one that opens with a
-function's signature by the function's name, any other by its first words. The answer is the opening itself, word for
+A document that opens with a title, a line of its own above a blank one, is asked for by that title; one that opens with
+a function's signature by the function's name; any other by its first words. The answer is the opening itself, word for
 word, so that it can be told whether a model took its answer from there:
 
     posixpath.join(a, *p)                            What does posixpath.join do?
