@@ -47,13 +47,19 @@ class SelfAttention(nn.Module):
         if rotation is not None and self.query_norm is None:
             query, key, value = rotate_parts(grouped, sizes, 2, rotation)  # (B, H, T, C), (B, G, T, C) twice
         else:
-            query, key, value = (part.flatten(2, 3).transpose(1, 2) for part in grouped.split(sizes, dim=3))
+            one_each = self.num_groups == self.num_heads
+            parts = grouped.unbind(3) if one_each else [part.flatten(2, 3) for part in grouped.split(sizes, dim=3)]
+            query, key, value = (part.transpose(1, 2) for part in parts)
             if self.query_norm is not None and self.key_norm is not None:
                 query, key = self.query_norm(query), self.key_norm(key)
             if rotation is not None:
                 query, key = rotate(query, rotation), rotate(key, rotation)
         if cache is not None:
             key, value = cache.append(key, value)  # (B, G, S, C)
+        shared = self.num_groups != self.num_heads
+        if shared and cache is not None and length == 1:
+            # The heads of a group are as many rows that read its keys, so that these need not be repeated for each.
+            query, shared = query.reshape(batch, self.num_groups, -1, self.head_dim), False
         attended = F.scaled_dot_product_attention(
             query,
             key,
@@ -62,6 +68,7 @@ class SelfAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             # The kernel's causal triangle starts at the first key: right only for a sequence from its beginning.
             is_causal=self.causal and mask is None and (cache is None or length > 1),
-            enable_gqa=self.num_groups != self.num_heads,
-        )  # (B, H, T, C)
+            enable_gqa=shared,
+        )
+        attended = attended.reshape(batch, self.num_heads, length, self.head_dim)
         return self.output(attended.transpose(1, 2).reshape(batch, length, -1))

@@ -22,11 +22,11 @@ class LayerCache:
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Takes (B, G, T, C) of the new columns, gives (B, G, length + T, C) of all columns so far."""
-        end = self.length + keys.shape[2]
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        start, new = self.length, keys.shape[2]
+        self.keys.narrow(2, start, new).copy_(keys)
+        self.values.narrow(2, start, new).copy_(values)
+        self.length = start + new
+        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def keep(self, rows: Tensor) -> None:
         """Forgets all rows but these, (kept rows,) int64."""

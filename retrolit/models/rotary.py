@@ -74,16 +74,21 @@ class RotaryTables:
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """x (B, H, T, head_dim) with its first rotary_dim channels turned; computed in float32, returned in x's dtype."""
+    if not torch.is_grad_enabled():  # the call of a Function takes as long as turning the query of one token
+        return _rotated(x.transpose(1, 2), *rotation).transpose(1, 2)
     return cast(Tensor, _Rotate.apply(x, *rotation))
 
 
 def rotate_parts(joint: Tensor, sizes: Sequence[int], num_rotated: int, rotation: Rotation) -> tuple[Tensor, ...]:
     """The parts of a joint projection, the first ones rotated: query, key and value, or key and value.
 
-    joint (B, T, G, sum of sizes, head_dim) -> for each size (B, G x size, T, head_dim). Nothing returned is a view, so
-    that the joint projection is not kept for the backward pass, and the gradients of the parts are written side by
-    side as they are rotated back.
+    joint (B, T, G, sum of sizes, head_dim) -> for each size (B, G x size, T, head_dim). Where there will be a backward
+    pass, nothing returned is a view, so that the joint projection is not kept for it, and the gradients of the parts
+    are written side by side as they are rotated back.
     """
+    if not torch.is_grad_enabled():
+        parts = _rotated_parts(joint, *rotation, tuple(sizes), num_rotated)
+        return tuple(part.transpose(1, 2) for part in parts)
     return cast(tuple[Tensor, ...], _RotateParts.apply(joint, *rotation, tuple(sizes), num_rotated))
 
 
@@ -107,9 +112,9 @@ class _RotateParts(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(cos, sin)
         ctx.sizes, ctx.num_rotated = sizes, num_rotated
-        parts = [part.flatten(2, 3) for part in joint.split(sizes, dim=3)]  # (B, T, G x size, head_dim)
-        rotated = [_rotated(part, cos, sin) for part in parts[:num_rotated]]
-        return tuple(part.transpose(1, 2) for part in [*rotated, *(part.clone() for part in parts[num_rotated:])])
+        parts = _rotated_parts(joint, cos, sin, sizes, num_rotated)
+        parts[num_rotated:] = [part.clone() for part in parts[num_rotated:]]
+        return tuple(part.transpose(1, 2) for part in parts)
 
     @staticmethod
     @once_differentiable
@@ -119,6 +124,14 @@ class _RotateParts(torch.autograd.Function):
         grads[: ctx.num_rotated] = [_rotated(grad, cos, -sin) for grad in grads[: ctx.num_rotated]]
         parts = [grad.unflatten(2, (-1, size)) for grad, size in zip(grads, ctx.sizes, strict=True)]
         return torch.cat(parts, dim=3), None, None, None, None
+
+
+def _rotated_parts(
+    joint: Tensor, cos: Tensor, sin: Tensor, sizes: tuple[int, ...], num_rotated: int
+) -> list[Tensor]:
+    """The parts (B, T, G x size, head_dim) of a joint projection, the first ones rotated in new memory."""
+    parts = [part.flatten(2, 3) for part in joint.split(sizes, dim=3)]
+    return [_rotated(part, cos, sin) for part in parts[:num_rotated]] + parts[num_rotated:]
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
