@@ -27,15 +27,16 @@ PARTS: tuple[Part, ...] = get_args(Part)
 def copying_weight(
     part: Part, num_heads: int, head_dim: int, hidden_size: int, generator: torch.Generator | None
 ) -> Tensor:
-    """The weight of this part of a cross-attention, drawn together with the others: H heads of C channels, width D.
+    """The weight of this part of a cross-attention, drawn on the CPU together with the others: H heads of C channels.
 
-    The generator has to be in the same state for every part. query (H C, D); key_value (2 H C, D), for each head its
+    The generator has to be in the same state for every part. query (H C, D) of width D; key_value (2 H C, D), for each head its
     key, its value; output (D, H C).
     """
     inner = num_heads * head_dim
-    match = torch.empty(inner, hidden_size)
+    match = torch.empty(inner, hidden_size, device="cpu")
     match.normal_(std=(MATCH / (hidden_size * head_dim**0.5)) ** 0.5, generator=generator)
-    said = torch.empty(inner, hidden_size).normal_(std=(SAID / inner) ** 0.5, generator=generator)
+    said = torch.empty(inner, hidden_size, device="cpu")
+    said.normal_(std=(SAID / inner) ** 0.5, generator=generator)
     if part == "query":
         return match
     if part == "output":

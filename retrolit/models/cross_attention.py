@@ -82,7 +82,7 @@ class CrossAttention(nn.Module):
         """Fresh weights that find a token's like and say it (copying.py); the biases stay."""
         if self.query.weight.is_meta:
             return
-        seed = int(torch.randint(2**62, (), generator=generator))
+        seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
         for part in PARTS:
             drawn = torch.Generator().manual_seed(seed)
             weight = copying_weight(part, self.num_heads, self.head_dim, self.query.in_features, drawn)

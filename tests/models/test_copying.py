@@ -9,7 +9,7 @@ import torch
 
 from retrolit.checkpoint.model_types import empty_model
 from retrolit.models import GPTConfig, Retro, RetroConfig
-from retrolit.models.copying import MATCH, SAID
+from retrolit.models.copying import MATCH, SAID, copying_weight
 from retrolit.training.first_weights import fill
 
 DECODER = GPTConfig(
@@ -52,6 +52,11 @@ def test_what_finds_and_what_says_belong_together(make) -> None:
     values = attentions[0].key_value(x).view(-1, 4, 2, 32)[:, :, 1].flatten(1)
     said = (attentions[0].output(values) * x).sum(-1) / 128
     assert said.mean().item() == pytest.approx(SAID, rel=0.1)
+
+
+def test_weights_are_drawn_on_the_cpu_whatever_device_models_are_made_on() -> None:
+    with torch.device("meta"):
+        assert copying_weight("output", 2, 4, 8, torch.Generator()).device.type == "cpu"
 
 
 @pytest.mark.parametrize(
