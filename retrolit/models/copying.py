@@ -29,8 +29,8 @@ def copying_weight(
 ) -> Tensor:
     """The weight of this part of a cross-attention, drawn on the CPU together with the others: H heads of C channels.
 
-    The generator has to be in the same state for every part. query (H C, D) of width D; key_value (2 H C, D), for each head its
-    key, its value; output (D, H C).
+    The generator has to be in the same state for every part. query (H C, D) of width D; key_value (2 H C, D), for each
+    head its key, its value; output (D, H C).
     """
     inner = num_heads * head_dim
     match = torch.empty(inner, hidden_size, device="cpu")
