@@ -30,6 +30,10 @@ class CorpusConfig:
     """.txt: a regular expression; a line that matches it, between blank lines, begins a document and is its first line
     (WikiText: "^ = [^=].* = $")."""
 
+    longest: int | None = None
+    """Characters of a document; a longer one is cut into several, at the last end of a paragraph, line or sentence that
+    fits. So the parts of a book find each other, and the splits have a part each. Not cut when not given."""
+
     on_error: Literal["stop", "skip"] = "stop"
     """What a bad record does: stop names file and line; skip leaves it out and counts it in the manifest."""
 
@@ -47,8 +51,8 @@ class CorpusConfig:
     def reading(self) -> dict[str, Any]:
         """The settings that decide which documents it gives (on_error changes nothing where nothing is wrong)."""
         names = ["text_field", "separator", "split"]
-        # Stores made before there were headings and database-only corpora keep their names.
-        names += ["heading"] if self.heading is not None else []
+        # Stores made before there were headings, parts and database-only corpora keep their names.
+        names += [name for name in ("heading", "longest") if getattr(self, name) is not None]
         names += ["database_only"] if self.database_only else []
         return {name: getattr(self, name) for name in names}
 
@@ -66,6 +70,8 @@ class CorpusConfig:
                 raise ValueError(
                     f"CorpusConfig.heading: expected a regular expression, got {self.heading!r}: {error}"
                 ) from error
+        if self.longest is not None and self.longest < 1:
+            raise ValueError(f"CorpusConfig.longest: expected at least 1 character, got {self.longest}")
         if self.split is not None and self.split not in SPLITS:
             raise ValueError(f"CorpusConfig.split: expected one of {', '.join(SPLITS)}, got {self.split!r}")
         if self.weight is not None and not self.weight > 0:

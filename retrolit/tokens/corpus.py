@@ -12,6 +12,9 @@ from retrolit.storage import fingerprint, sha256_file
 from retrolit.tokens.config import CorpusConfig
 from retrolit.tokens.readers import DOCUMENTS, BadRecord, Document, field_of, is_readable, read_file
 
+BORDERS = ("\n\n", "\n", ". ", " ")
+"""Where a long document is best cut, the best first."""
+
 Record_co = TypeVar("Record_co", covariant=True)
 """What a corpus consists of: documents, or conversations."""
 
@@ -51,16 +54,32 @@ def open_corpus(config: CorpusConfig) -> Corpus[Document]:
 
 
 def documents(corpus: Corpus[Document], config: CorpusConfig, skipped: Counter[str]) -> Iterator[Document]:
-    """The documents of a corpus. Empty ones are left out and counted in `skipped`, and so are bad records under
-    `on_error: skip`; otherwise a bad record raises ValueError.
+    """The documents of a corpus, cut where they are longer than `longest`. Empty ones are left out and counted in
+    `skipped`, and so are bad records under `on_error: skip`; otherwise a bad record raises ValueError.
     """
     for record in corpus.read():
         if isinstance(record, BadRecord):
             leave_out(record, config.on_error, skipped)
         elif not record.text or record.text.isspace():
             skipped["empty document"] += 1
-        else:
+        elif config.longest is None:
             yield record
+        else:
+            yield from _parts(record, config.longest)
+
+
+def _parts(document: Document, longest: int) -> Iterator[Document]:
+    """The document in parts of at most `longest` characters, which joined are the whole; blank ones are left out."""
+    text, start = document.text, 0
+    while start < len(text):
+        end = start + longest
+        if end < len(text):
+            borders = (text.rfind(border, start + longest // 2, end) + len(border) for border in BORDERS)
+            end = next((border for border in borders if border > start + longest // 2), end)
+        if not text[start:end].isspace():
+            source = document.source if len(text) <= longest else f"{document.source}, from character {start}"
+            yield Document(source, text[start:end])
+        start = end
 
 
 def leave_out(record: BadRecord, on_error: str, skipped: Counter[str]) -> None:

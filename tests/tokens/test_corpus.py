@@ -73,14 +73,36 @@ def test_a_wikitext_is_divided_into_its_articles(shared: Path) -> None:
     assert articles == {"train": 600, "valid": 60}
 
 
+@pytest.mark.parametrize("longest", [1, 2, 7, 40, 100, 1000])
+def test_the_parts_of_a_long_document_are_no_longer_and_joined_are_the_whole(tmp_path: Path, longest: int) -> None:
+    text = "One sentence. Another one, that goes on.\nA line.\n\nA paragraph.\n\n" + "x" * 150 + " end"
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
+    found = read(tmp_path / "a.jsonl", longest=longest)
+    assert all(0 < len(document.text) <= longest for document in found)
+    joined = "".join(document.text for document in found)
+    assert "".join(joined.split()) == "".join(text.split())  # blank parts are left out
+    assert joined == text or longest <= 2
+    assert len({document.source for document in found}) == len(found)
+
+
+def test_a_long_document_is_cut_at_the_best_border_in_the_second_half_of_what_fits(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("A b. C d e\nf g\n\nh i j k. l m n o p. q r s t u v w x y z")
+    found = read(tmp_path / "a.txt", longest=20)
+    assert [document.text for document in found] == ["A b. C d e\nf g\n\n", "h i j k. l m n o p. ", "q r s t u v w x y z"]
+    assert [document.source for document in found] == [
+        "a.txt, from character 0", "a.txt, from character 16", "a.txt, from character 36",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"heading": "^#", "separator": ""}, "by headings or by a separator, got both"),
         ({"heading": "(#"}, r"heading: expected a regular expression, got '\(#'"),
+        ({"longest": 0}, "longest: expected at least 1 character, got 0"),
     ],
 )
-def test_impossible_headings_are_refused(options: dict[str, str], message: str) -> None:
+def test_impossible_cuts_are_refused(options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CorpusConfig("a.txt", **options)  # pyright: ignore[reportArgumentType]
 
