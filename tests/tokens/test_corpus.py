@@ -88,7 +88,11 @@ def test_the_parts_of_a_long_document_are_no_longer_and_joined_are_the_whole(tmp
 def test_a_long_document_is_cut_at_the_best_border_in_the_second_half_of_what_fits(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A b. C d e\nf g\n\nh i j k. l m n o p. q r s t u v w x y z")
     found = read(tmp_path / "a.txt", longest=20)
-    assert [document.text for document in found] == ["A b. C d e\nf g\n\n", "h i j k. l m n o p. ", "q r s t u v w x y z"]
+    assert [document.text for document in found] == [
+        "A b. C d e\nf g\n\n",
+        "h i j k. l m n o p. ",
+        "q r s t u v w x y z",
+    ]
     assert [document.source for document in found] == [
         "a.txt, from character 0", "a.txt, from character 16", "a.txt, from character 36",
     ]  # fmt: skip
