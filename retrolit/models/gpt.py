@@ -47,7 +47,7 @@ class GPT(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, width)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, width) if learned else None
         self.rotary = RotaryTables(config) if rope else None
-        self.dropout = config.hidden_dropout
+        self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
         self.final_norm = make_norm(config) if config.final_norm else None
         self.output = None if config.tied_embeddings else nn.Linear(width, config.vocab_size, bias=False)
@@ -110,7 +110,7 @@ class GPT(nn.Module):
             self._check_reach(end)
             span = torch.arange(start, end, device=tokens.device) if positions is None else positions
             x = x + self.position_embedding(span)
-        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+        return self.dropout(x)
 
     def loss(
         self, tokens: Tensor, labels: Tensor, loss_mask: Tensor | None = None, segments: Tensor | None = None
