@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 KIND = "index"
 TRAINED = "trained.faiss"
 
+STEPS = 2**16
+"""Similarities are told apart in steps of 1/65,536, because copies of a vector differ by the rounding of products."""
+
+ID_BITS = 40
+LAST_ID = 2**ID_BITS - 1
+
+SPARE = 8
+"""So many more neighbors are searched for, so that the lowest ids are among those that are as near as the last."""
+
 PIECE = 4_096
 """Vectors of an index without clusters that are read at a time."""
 
@@ -97,8 +106,9 @@ class Index:
     def search(self, queries: NDArray[np.floating], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The k nearest chunks of each query (n, d), rows of length 1: distances (n, k) float32 and ids (n, k) int64.
 
-        A distance is 1 - cosine: 0 for the same vector, 1 for one that has nothing in common. Nearest first, the lower
-        id first among equals. Where fewer than k are found the id is -1 and the distance infinite.
+        A distance is 1 - cosine: 0 for the same vector, 1 for one that has nothing in common, in steps of 1/65,536.
+        Nearest first, the lower id first among equals. Where fewer than k are found the id is -1 and the distance
+        infinite.
 
         Raises:
             ValueError: the queries have another dimension than the index.
@@ -106,11 +116,11 @@ class Index:
         self.check(queries)
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if self._lists is not None or len(self._shards) == 1:
-            similarity, ids = self._shards[0].search(queries, k)
+            similarity, ids = self._shards[0].search(queries, k + SPARE)
         else:
-            similarity, ids = self._search_shards(queries, k)
-        distances = np.where(ids < 0, np.inf, np.maximum(1 - similarity, 0)).astype(np.float32)
-        return _in_order(distances, ids)
+            similarity, ids = self._search_shards(queries, k + SPARE)
+        steps = ((similarity.clip(-1.5, 1) + 2) * STEPS).astype(np.int64)
+        return nearest_of(np.where(ids < 0, 0, (steps << ID_BITS) | (LAST_ID - ids)), k)
 
     def check(self, queries: NDArray[np.floating]) -> None:
         """Raises ValueError where the queries (n, d) have another dimension than the index."""
@@ -122,7 +132,7 @@ class Index:
 
     @property
     def has_lists(self) -> bool:
-        """Whether the three functions below can be used: whether a vector can be decoded without the query."""
+        """Whether the functions below can be used: whether a vector can be decoded without the query."""
         return "RaBitQ" not in type(codes_of(self._shards[0])).__name__
 
     def rotate(self, queries: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -133,9 +143,19 @@ class Index:
         return rotated
 
     @property
+    def has_clusters(self) -> bool:
+        """Whether a search compares the vectors of some clusters, instead of all vectors."""
+        return self._lists is not None
+
+    @property
+    def num_lists(self) -> int:
+        """How many lists there are: clusters, or pieces of the whole."""
+        return self._lists.nlist if self._lists is not None else int(self._pieces()[-1])
+
+    @property
     def num_visited(self) -> int:
-        """P: how many lists a search of one query looks into."""
-        return self._lists.nprobe if self._lists is not None else int(self._pieces()[-1])
+        """P: how many of them a search of one query looks into."""
+        return self._lists.nprobe if self._lists is not None else self.num_lists
 
     def visited(self, rotated: NDArray[np.float32]) -> NDArray[np.int64]:
         """The lists that a search of each query (n, d) looks into, the nearest first: (n, P), -1 where there are fewer.
@@ -227,10 +247,11 @@ def _read(path: Path) -> Any:
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
-def _in_order(distances: NDArray[np.float32], ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """By distance, then by id: Faiss leaves the order of equal distances open."""
-    tied = np.flatnonzero((distances[:, 1:] <= distances[:, :-1]).any(axis=1))
-    for row in tied:
-        order = np.lexsort((ids[row], distances[row]))
-        distances[row], ids[row] = distances[row][order], ids[row][order]
-    return distances, ids
+def nearest_of(keys: NDArray[np.int64], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k best of keys (n, S >= k): distances and ids (n, k), as a search returns them.
+
+    A key is the similarity + 2 in STEPS, and below it, in ID_BITS, LAST_ID less the id; 0 for none.
+    """
+    keys = np.sort(keys, axis=1)[:, ::-1][:, :k]
+    distances = np.where(keys == 0, np.inf, 3 - (keys >> ID_BITS) / STEPS)
+    return distances.astype(np.float32), np.where(keys == 0, -1, LAST_ID - (keys & LAST_ID))

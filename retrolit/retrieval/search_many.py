@@ -2,13 +2,13 @@
 
 `Index.search` takes one query after the other and reads every list it visits for this query alone. Where neighbors of
 all chunks are wanted, thousands of queries visit each list: its vectors are decoded once, and one matrix product
-compares them with all of these, on the GPU where there is one. What is found is what `Index.search` finds, up to
-rounding.
+compares them with all of these. What is found is what `Index.search` finds, up to rounding. Without clusters the lists
+are pieces of the whole, few and large, and the products are made on the GPU where there is one.
 
 The best of a query so far are a row of whole numbers that sort by similarity and then by id, so that it makes no
 difference in which order, and by how many threads, lists are read:
 
-    key = similarity + 2, in steps of 2^-21 | 40 bits of 2^40 - 1 - id        0 for none
+    key = similarity + 2, in steps of 2^-16 | 40 bits of 2^40 - 1 - id        0 for none
     row = K best so far | found since | 0 0 0 ...                             3 K of them
 
 Whenever a row is full it is cut to its K best again, and what is below the K-th of them, the query's floor, is not even
@@ -20,6 +20,7 @@ Legend: q queries, d dimensions, P lists a query visits, n vectors of a list, m 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from retrolit.retrieval.index import ID_BITS, LAST_ID, STEPS, nearest_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -36,9 +39,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STEPS = 2**21
-ID_BITS = 40
-LAST_ID = 2**ID_BITS - 1
+FEWEST_VISITS = 32
+"""So many queries have to visit a list for decoding it to pay."""
+MOST_CORES = 8
+"""With more, Python keeps them from working at the same time, and Faiss is faster: 16 of them by 7 times, measured."""
 
 CPU_PRODUCTS = 2**18
 """Inner products that are worked on at a time: 1 MiB, which stays in a core's cache."""
@@ -53,10 +57,13 @@ MOST_VISITS = 2**24
 def search_many(index: Index, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """See `Index.search`: distances (q, K) and ids (q, K) of the K = k nearest, for tens of thousands of queries.
 
-    Takes about 30 K + 8 d bytes of memory a query. Codes that say more about a vector together with the query than
-    alone (RaBitQ) are left to `Index.search`.
+    Takes about 30 K + 8 d bytes of memory a query. Left to `Index.search` is what it does sooner, and codes that say
+    more about a vector together with the query than alone (RaBitQ). The number of threads decides nothing: one process
+    or several come to the same bytes.
     """
-    if not index.has_lists:
+    cores = os.cpu_count() or 1
+    visits_a_list = len(queries) * index.num_visited / index.num_lists
+    if not index.has_lists or visits_a_list < FEWEST_VISITS or (index.has_clusters and cores > MOST_CORES):
         return index.search(queries, k)
     index.check(queries)
     step = max(MOST_VISITS // index.num_visited, 1)
@@ -68,7 +75,7 @@ def search_many(index: Index, queries: NDArray[np.float32], k: int) -> tuple[NDA
 def _search_part(index: Index, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rotated = index.rotate(queries)
     visited = index.visited(rotated)
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not index.has_clusters:
         try:
             return _search(index, rotated, visited, k, torch.device("cuda"))
         except torch.OutOfMemoryError:
@@ -86,17 +93,14 @@ def _search(
     with _threads() as pool:
         start, end = 0, 1
         while start < visited.shape[1]:
-            tasks, rows = _by_list(visited[:, start:end])
-            visitors = torch.from_numpy(rows).to(device)
 
-            def read(task: tuple[int, int, int], visitors: torch.Tensor = visitors) -> None:
-                number, first, last = task
+            def read(number: int, visitors: NDArray[np.int64]) -> None:
                 vectors, ids = (torch.from_numpy(array).to(device) for array in index.read_list(number))
                 if len(ids):
-                    for part in visitors[first:last].split(max(products // len(ids), 64)):
-                        best.compare(part, points[part] @ vectors.T, ids)
+                    for rows in torch.from_numpy(visitors).to(device).split(max(products // len(ids), 64)):
+                        best.compare(rows, points[rows] @ vectors.T, ids)
 
-            list(pool.map(read, tasks))
+            list(pool.map(read, *zip(*_by_list(visited[:, start:end]), strict=True)))
             list(pool.map(best.cut, torch.arange(len(queries), device=device).split(ROWS)))
             start, end = end, 4 * end
         found = list(pool.map(best.nearest, torch.arange(len(queries), device=device).split(ROWS)))
@@ -145,9 +149,7 @@ class _Best:
         """Distances and ids (m, K) of the queries `rows` (m,), which were cut."""
         keys = self._keys[rows, : self.k]
         keys[torch.arange(self.k, device=keys.device) >= self._filled[rows, None]] = 0
-        keys = np.sort(keys.cpu().numpy(), axis=1)[:, ::-1]
-        distances = np.where(keys == 0, np.inf, 3 - (keys >> ID_BITS) / STEPS)
-        return distances.astype(np.float32), np.where(keys == 0, -1, LAST_ID - (keys & LAST_ID))
+        return nearest_of(keys.cpu().numpy(), self.k)
 
     def _add(self, rows: torch.Tensor, counts: torch.Tensor, keys: torch.Tensor) -> None:
         """Appends counts (m,) of the keys, which follow each other, to each of the rows (m,)."""
@@ -181,15 +183,15 @@ def _largest(keys: torch.Tensor, k: int) -> torch.Tensor:
     return torch.from_numpy(np.partition(keys.numpy(), keys.shape[1] - k, axis=1)[:, -k:])  # a tenth of topk's time
 
 
-def _by_list(visited: NDArray[np.int64]) -> tuple[list[tuple[int, int, int]], NDArray[np.int64]]:
-    """From the lists each query visits (q, p): the queries in the order of the lists they visit, and tasks for one
-    thread: the number of a list, and the first and the last place of at most ROWS of its visitors in that order."""
+def _by_list(visited: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """From the lists each query visits (q, p): the number of every list, and at most ROWS of the queries that do; a
+    list that more of them visit comes several times."""
     visits = visited * 2**32 + np.arange(len(visited))[:, None]
     visits = np.sort(visits[visited >= 0])
     numbers, bounds = np.unique(visits >> 32, return_index=True)
-    spans = zip(numbers.tolist(), bounds.tolist(), [*bounds[1:].tolist(), len(visits)], strict=True)
-    tasks = [(number, at, min(at + ROWS, last)) for number, first, last in spans for at in range(first, last, ROWS)]
-    return tasks, visits & (2**32 - 1)
+    for number, queries in zip(numbers.tolist(), np.split(visits & (2**32 - 1), bounds[1:]), strict=True):
+        for first in range(0, len(queries), ROWS):
+            yield number, queries[first : first + ROWS]
 
 
 @contextmanager
