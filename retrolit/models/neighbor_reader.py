@@ -42,7 +42,8 @@ class NeighborReader:
         Raises ValueError where the neighbors do not fit the chunks that end within the tokens.
         """
         self.retro = retro
-        self.numbers = {layer: number for number, layer in retro.retro_layers.items()}
+        # By the cross-attentions: FSDP1 puts layers into wrappers, and what runs is the layer inside.
+        self.numbers = {layer.cross_attention: number for number, layer in retro.retro_layers.items()}
         self.grid = grid
         self.start, self.stop = start, start + shape[1]
         self.ends = grid.ends(self.start, self.stop)
@@ -59,13 +60,13 @@ class NeighborReader:
     def __call__(self, layer: TransformerLayer, x: Tensor) -> Tensor:
         assert layer.cross_attention_norm is not None
         normed = layer.cross_attention_norm(x)  # (B, T, D)
-        if self.numbers[layer] == self.retro.config.retro_layers[0]:
+        if self.numbers[layer.cross_attention] == self.retro.config.retro_layers[0]:
             self.encode(normed)
         return (recomputed(self.read) if self.recompute else self.read)(layer, x, normed)
 
     def read(self, layer: TransformerLayer, x: Tensor, normed: Tensor) -> Tensor:
         """x (B, T, D) with what this layer's cross-attention finds added; `normed` is what it looks with."""
-        attention, number = layer.cross_attention, self.numbers[layer]
+        attention, number = layer.cross_attention, self.numbers[layer.cross_attention]
         assert isinstance(attention, CrossAttention)
         # From its last token on, a new chunk is read; up to there, the one before, if there are such columns.
         turn = self.ends[0] - 1 if self.ends else self.stop

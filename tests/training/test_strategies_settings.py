@@ -12,13 +12,15 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from retrolit import save_model
 from retrolit.checkpoint.model_folder import open_model
 from retrolit.checkpoint.model_types import Config, Model, empty_model
-from retrolit.models import GPT, GPTConfig, RetroConfig
+from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
 from retrolit.models.layer import TransformerLayer
 from retrolit.models.lora import LoRAConfig, add_lora
 from retrolit.planning.live_memory import LiveMemory
@@ -150,3 +152,38 @@ def test_overlays_name_the_strategies_that_they_promise() -> None:
     policy = first.kwargs["auto_wrap_policy"]
     assert policy(TransformerLayer(CONFIG), recurse=False, nonwrapped_numel=0)
     assert not policy(torch.nn.Linear(2, 2), recurse=False, nonwrapped_numel=0)
+
+
+def test_layers_in_the_wrappers_of_the_first_fsdp_give_the_same_numbers(tmp_path) -> None:
+    """On one CPU, where Lightning's strategy does not run."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    tokens, neighbors = torch.randint(0, 512, (2, 16)), torch.randint(0, 512, (2, 2, 2, 16))
+    gradients = []
+    for wrapped in (False, True):
+        torch.manual_seed(0)
+        retro = Retro(RETRO)
+        retro.checkpoint_activations = wrapped
+        if wrapped:
+            policy = ModuleWrapPolicy({TransformerLayer})
+            whole = FullyShardedDataParallel(
+                Trained(retro), auto_wrap_policy=policy, use_orig_params=True, device_id=torch.device("cpu")
+            )
+            assert isinstance(retro.decoder.layers[0], FullyShardedDataParallel)
+        else:
+            whole = Trained(retro)
+        loss = whole(tokens, neighbors)
+        loss.backward()
+        gradients.append([loss.detach(), *(weight.grad for weight in retro.parameters())])
+    dist.destroy_process_group()
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+class Trained(torch.nn.Module):
+    """The loss of a Retro as a forward pass, which is what the first FSDP wraps."""
+
+    def __init__(self, retro: Retro) -> None:
+        super().__init__()
+        self.retro = retro
+
+    def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+        return self.retro.loss(tokens, tokens, None, neighbors).mean
