@@ -37,8 +37,20 @@ class Stage:
     paper: str = ""
     """Where the paper does so."""
 
+    asks: str = ""
+    """A file of questions, made by an earlier stage: the first one is typed into the command's standard input."""
+
     says: str = ""
-    """Typed into the command's standard input."""
+    """Typed after that."""
+
+    def typed(self, folder: Path) -> str | None:
+        """What is typed; None where that is nothing."""
+        first = ""
+        if self.asks:
+            with open(folder / self.asks, encoding="utf-8") as file:
+                if line := file.readline():
+                    first = " ".join(json.loads(line)["question"].split()) + "\n"
+        return first + self.says or None
 
 
 @dataclass
@@ -91,13 +103,16 @@ def run(name: str, *, folder: str | None = None, corpus: str | None = None) -> N
         head = (f"[{number}/{len(plan.stages)}] {stage.does}", "bold")
         console.print(Text.assemble(head, f"  {stage.paper}" if stage.paper else ""))
         console.print(f"retrolit {stage.command}", style="dim", markup=False)
-        key = fingerprint([stage.command, stage.says, made_from])
+        key = fingerprint([stage.command, stage.asks, stage.says, made_from])
         if key in finished:
             console.print(f"done before, in {finished[key]['seconds']:.0f} s\n", style="dim")
             continue
+        typed = stage.typed(target)
+        for line in (typed or "").splitlines():
+            console.print(f"> {line}", markup=False)
         started = time.monotonic()
         command = [sys.executable, "-m", "retrolit", *shlex.split(stage.command)]
-        done = subprocess.run(command, cwd=target, input=stage.says or None, text=True, check=False)
+        done = subprocess.run(command, cwd=target, input=typed, text=True, check=False)
         if done.returncode:
             raise ValueError(
                 f"stage {number} ({stage.does}) ended with exit code {done.returncode}; what it said stands above. "

@@ -1,8 +1,8 @@
 """Questions that documents answer themselves: what a document is about, and how it begins.
 
-A document that opens with a title, a line of its own above a blank one, is asked for by that title; one that opens with
-a function's signature by the function's name; any other by its first words. The answer is the opening itself, word for
-word, so that it can be told whether a model took its answer from there:
+A document that opens with a title, a line of its own above a blank one, underlined or not, is asked for by that title;
+one that opens with a function's signature by the function's name; any other by its first words. The answer is the
+opening itself, word for word, so that it can be told whether a model took its answer from there:
 
     posixpath.join(a, *p)                            What does posixpath.join do?
                                                ->
@@ -28,6 +28,8 @@ FIRST_WORDS = 8
 """By which a document without a title is asked for."""
 
 CALLABLE = re.compile(r"[\w.]+(?=\()")
+BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+UNDERLINE = re.compile(r"\s*\n([^\w\s])\1{2,}\s*$")
 SIGNATURE = re.compile(r"[\w.]+\(.*\)")
 CLASS = re.compile(r"class ([\w.]+)")
 ABOUT = ("What is {}?", "What is {} for?", "Tell me about {}.")
@@ -46,10 +48,12 @@ class Question:
 def question_of(text: str) -> Question | None:
     """What can be asked about a document; None where its opening is too short to ask for."""
     text = text.strip()
-    title, _, rest = text.partition("\n\n")
+    border = BLANK_LINE.search(text)
+    head, start = (text, 0) if border is None else (text[: border.start()], border.end())
+    title = UNDERLINE.sub("", head).rstrip()
     fits = len(title) <= LONGEST_TITLE or SIGNATURE.fullmatch(title) is not None
-    has_title = bool(rest.strip()) and "\n" not in title and fits
-    answer = _opening(text, len(title) + 2 if has_title else 0)
+    has_title = border is not None and "\n" not in title and fits
+    answer = _opening(text, start if has_title else 0)
     if len(answer) < SHORTEST_ANSWER:
         return None
     if not has_title:
@@ -67,8 +71,8 @@ def question_of(text: str) -> Question | None:
 
 def _opening(text: str, start: int) -> str:
     """From the beginning to the end of the paragraph at `start`, and at most LONGEST_ANSWER characters."""
-    end = text.find("\n\n", start)
-    opening = text if end < 0 else text[:end]
+    end = BLANK_LINE.search(text, start)
+    opening = text if end is None else text[: end.start()]
     if len(opening) <= LONGEST_ANSWER:
         return opening.rstrip()
     opening = opening[:LONGEST_ANSWER]

@@ -120,7 +120,7 @@ def test_a_text_of_ones_own_takes_the_place_of_the_recipes(recipes: Path, capfd:
             "stages: [{does: nothing}]",
             DATA,
             ["own"],
-            "stage 1: expected the fields of a stage (does, command, paper, says)",
+            "stage 1: expected the fields of a stage (does, command, paper, asks, says)",
         ),
     ],
 )
@@ -134,13 +134,23 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(
     assert not Path("there/stages.json").exists()
 
 
-def test_what_a_stage_says_is_typed_into_its_command(recipes: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_stage_asks_and_says_is_typed_into_its_command(recipes: Path, capfd: pytest.CaptureFixture[str]) -> None:
     decoder = GPTConfig(vocab_size=257, hidden_size=8, num_layers=1, num_attention_heads=1, max_position_embeddings=64)
     save_model(GPT(decoder), recipes / "model", ByteTokenizer())
     chat = "chat ../own/model --max-new-tokens 2"
     (recipes / "run.yaml").write_text(f"stages: [{{does: talk, command: {chat}, says: /help}}]")
     assert run("own", "--folder", "there") == 0
     assert "begin a new conversation with this system message" in "".join(capfd.readouterr())
+    for questions, replies in (('{"question": "What is\\nit?"}\n{"question": "And that?"}\n', 1), ("", 0)):
+        (recipes / "questions.jsonl").write_text(questions)
+        stage = f"does: talk, command: {chat}, asks: ../own/questions.jsonl, says: /help"
+        (recipes / "run.yaml").write_text(f"stages: [{{{stage}}}]")
+        assert run("own", "--folder", f"asked-{replies}") == 0
+        told = "".join(capfd.readouterr())
+        assert "begin a new conversation with this system message" in told
+        assert told.count("> What is it?") == replies
+        assert "> /help" in told
+        assert "And that?" not in told
 
 
 def test_the_quickstart_can_be_run() -> None:

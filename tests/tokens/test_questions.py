@@ -19,6 +19,7 @@ PARAGRAPH = "The first paragraph says what the whole is about, in a sentence or 
         (f"json.dumps(obj, *, {', '.join(f'option{i}=None' for i in range(10))})", "json.dumps"),
         ("statistics", "statistics"),
         ("= Valkyria Chronicles =", "Valkyria Chronicles"),
+        ("Emulating numeric types\n***********************", "Emulating numeric types"),
     ],
 )
 def test_a_document_with_a_title_is_asked_for_by_its_name(title: str, name: str) -> None:
@@ -27,6 +28,13 @@ def test_a_document_with_a_title_is_asked_for_by_its_name(title: str, name: str)
     assert name in asked.question
     assert title not in asked.question or title == name
     assert asked.answer == f"{title}\n\n{PARAGRAPH}"
+
+
+def test_a_line_of_spaces_is_blank() -> None:
+    asked = question_of(f" = Homarus gammarus = \n \n {PARAGRAPH}\r\n\r\nAnd more.")
+    assert asked is not None
+    assert "Homarus gammarus" in asked.question
+    assert asked.answer == f"= Homarus gammarus = \n \n {PARAGRAPH}"
 
 
 def test_another_is_asked_for_by_its_first_words() -> None:
