@@ -87,12 +87,12 @@ def measure(variant: str, tiny: bool) -> dict[str, Any]:
     size = size_of(meta_model(work.config))
     room = 2**30 if tiny else torch.cuda.get_device_properties(0).total_memory * (1 - FREE)
     for samples in (2,) if tiny else MICRO_BATCHES:
-        batch = MicroBatch(samples, work.length, precision)
+        batch = MicroBatch(samples, work.length, precision, compiled=how == "compiled")
         planned = memory(work.config, size, batch, "single").total
         if planned > room:
             continue
         try:
-            measured = Step(work, batch, how == "compiled").figures()
+            measured = Step(work, batch).figures()
         except torch.OutOfMemoryError:
             measured = None
         if measured is not None:
@@ -106,7 +106,7 @@ def measure(variant: str, tiny: bool) -> dict[str, Any]:
 class Step:
     """A model, its optimizer, and some batches that take turns."""
 
-    def __init__(self, work: Work, batch: MicroBatch, compiled: bool) -> None:
+    def __init__(self, work: Work, batch: MicroBatch) -> None:
         self.work, self.batch = work, batch
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(0)
@@ -114,7 +114,7 @@ class Step:
             self.model = Retro(work.config) if isinstance(work.config, RetroConfig) else GPT(work.config)
         if batch.precision == "bf16-true":
             self.model.to(torch.bfloat16)
-        if compiled:
+        if batch.compiled:
             self.model.compile_layers()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.accumulated = max(1, work.global_batch // batch.samples)

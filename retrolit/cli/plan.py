@@ -22,6 +22,7 @@ from retrolit.planning.size import Trained
 from retrolit.retrieval.card import Card
 from retrolit.retrieval.prepare import RetrievalConfig
 from retrolit.tokens.config import TokensConfig
+from retrolit.training.retro_module import with_decoder
 
 _USAGE = """\
 usage: retrolit plan -c RECIPE.yaml [-c OVERLAY.yaml ...] [--cluster.gpus 512] [--cluster.gpu A100] [--cluster.mfu 0.45]
@@ -114,10 +115,10 @@ def read_recipe(argv: list[str]) -> tuple[Run, Cluster]:
     model, data, trainer = settings.model, settings.data.init_args, settings.trainer
     micro_batch = data.micro_batch_size or data.global_batch_size
     precision = PRECISIONS.get(str(trainer.precision), str(trainer.precision))
-    config = _model_config(model.init_args.config)
+    config = _model_config(model.init_args)
     run = Run(
         config,
-        MicroBatch(micro_batch, data.sequence_length, precision),
+        MicroBatch(micro_batch, data.sequence_length, precision, compiled=bool(model.init_args.get("compile"))),
         data.global_batch_size,
         trainer.max_steps,
         _trained(model.class_path, model.init_args, config),
@@ -125,9 +126,11 @@ def read_recipe(argv: list[str]) -> tuple[Run, Cluster]:
     return run, Cluster(**settings.cluster.as_dict())
 
 
-def _model_config(section: Namespace) -> GPTConfig | RetroConfig:
-    values = section.as_dict()
-    return RetroConfig.from_dict(values) if "decoder" in values else GPTConfig.from_dict(values)
+def _model_config(settings: Namespace) -> GPTConfig | RetroConfig:
+    values = settings.config.as_dict()
+    if "decoder" not in values:
+        return GPTConfig.from_dict(values)
+    return with_decoder(RetroConfig.from_dict(values), settings.get("retrofit_from"))
 
 
 def _trained(class_path: str, settings: Any, config: GPTConfig | RetroConfig) -> Trained:

@@ -30,7 +30,8 @@ def show_training(run: Run, cluster: Cluster, plan: TrainingPlan) -> str:
         f"time        {duration(plan.seconds)} on {cluster.gpus:,} x {cluster.gpu} at {cluster.mfu:.0%} of "
         f"{(cluster.peak_flops or 0) / 1e12:,.0f} TFLOP/s: {plan.gpu_hours:,.0f} GPU hours",
         f"memory      {name_of_unit} on one GPU of {cluster.memory_gib:g} GiB, "
-        f"{run.batch.samples} x {run.batch.length:,} tokens at a time, {run.batch.precision}",
+        f"{run.batch.samples} x {run.batch.length:,} tokens at a time, {run.batch.precision}"
+        f"{', compiled' if run.batch.compiled else ''}",
         f"            {'':22} {'weights':>9} {'gradients':>9} {'optimizer':>9} {'copies':>9} {'activations':>11} "
         f"{'together':>9}",
     ]

@@ -7,7 +7,9 @@ and 4 in float32, 4 and 2 under bf16-mixed, 2 and 2 in bf16-true. Memory is high
     loss      every layer's activations, and what the chunked loss works with: (V, D) and (rows, V) tensors
     backward  a layer's gradients in the making: of the last layer or, with the encoder, of the first Retro layer
 
-Counted as for torch's fused attention, which keeps no (T, T) matrix; compiled layers keep less.
+Counted as for torch's fused attention, which keeps no (T, T) matrix. A compiled layer keeps what its products read and
+put out, and makes again what lies between: of a gated MLP not the nonlinearity's output, and of the residual stream
+between its halves only what was added to it, in the precision of products.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ class MicroBatch:
 
     checkpointed: bool = False
     """Only each layer's input is kept, and the layer computed again in the backward pass."""
+
+    compiled: bool = False
+    """By torch.compile, each layer by itself."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -110,11 +115,16 @@ def _retro(config: RetroConfig, batch: MicroBatch) -> Activations:
     plain, entry = tokens * _layer(decoder, batch), tokens * decoder.hidden_size * r
     cross = tokens * _queries(decoder, batch) + read * _keys(decoder, encoder.hidden_size, inside)
     encoded = read * encoder.hidden_size * RESIDUAL_BYTES[inside.precision]
+    if batch.compiled:
+        # Cross-attention comes between two compiled halves, so the first one's sum is kept; in the encoder it does not.
+        cross += 0 if decoder.parallel_residual else tokens * decoder.hidden_size * (r - c)
     # The encoder: embedded neighbors, its layers, and the cross-attention to the chunk in the first.
     embedded = read * (decoder.hidden_size * c if encoder.hidden_size != decoder.hidden_size else 0)
     chunk = tokens * (_keys(encoder, decoder.hidden_size, batch) + (decoder.hidden_size * c if r == c else 0))
     encoder_layer = read * _layer(encoder, inside)
     reading_chunk = read * _queries(encoder, inside) + chunk
+    if batch.compiled:
+        reading_chunk -= read * encoder.hidden_size * (RESIDUAL_BYTES[inside.precision] - c)
     encoding = encoder.num_layers * encoder_layer + reading_chunk + embedded
     first, count = config.retro_layers[0], len(config.retro_layers)
     own = _final(decoder, batch)
@@ -143,9 +153,11 @@ def _layer(config: GPTConfig, batch: MicroBatch) -> int:
     attention = (heads + 2 * groups + heads) * c + 4 * config.num_attention_heads  # q, k, v, output, log-sum
     if config.qk_norm:
         attention += (heads + groups) * c
-    mlp = (4 if gated else 2) * config.ffn_hidden_size * c
-    norms = (1 if config.parallel_residual else 2) * width * r + 2 * width * c
-    if gated and r != c:
+    inner = (3 if batch.compiled else 4) if gated else 2
+    mlp = inner * config.ffn_hidden_size * c
+    between = 0 if config.parallel_residual else width * (c if batch.compiled else r)
+    norms = width * r + between + 2 * width * c
+    if gated and r != c and not batch.compiled:
         norms += width * c  # gate and up each take their own bfloat16 copy
     masks = 2 * width if config.hidden_dropout else 0
     return attention + mlp + norms + masks
@@ -182,11 +194,11 @@ def _final(config: GPTConfig, batch: MicroBatch) -> int:
 def _loss(config: GPTConfig, batch: MicroBatch) -> int:
     """The loss at work: gradients of hidden states and output weight, logits of some rows, lower-precision copies."""
     r, c = RESIDUAL_BYTES[batch.precision], COMPUTE_BYTES[batch.precision]
-    rows = min(rows_per_chunk(config.vocab_size, compiled=False), batch.tokens)
+    rows = min(rows_per_chunk(config.vocab_size, batch.compiled), batch.tokens)
     matrix, logits = config.vocab_size * config.hidden_size, rows * config.vocab_size
-    size = batch.tokens * config.hidden_size * r + 4 * matrix + 4 * logits
+    size = batch.tokens * config.hidden_size * r + 4 * matrix + (c if batch.compiled else 4) * logits
     if c != 4:
-        size += c * logits + c * matrix  # a chunk's gradient of logits, and of the matrix
+        size += c * matrix + (0 if batch.compiled else c * logits)  # a chunk's gradient of the matrix, and of logits
     if r != c:
         size += c * matrix  # the matrix as it multiplies
     return size

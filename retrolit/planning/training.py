@@ -70,9 +70,10 @@ def plan_training(run: Run, cluster: Cluster) -> TrainingPlan:
     memories: dict[Strategy, tuple[Memory, Memory]] = {}
     for strategy, ways, config in _strategies(run.config, cluster):
         share = size if config is run.config else size_of(meta_model(config), run.trained)
+        own = replace(run.batch, compiled=run.batch.compiled and strategy != "fsdp+tp")  # where it is refused
         without, with_ = (
             memory(config, share, batch, strategy, gpus=cluster.gpus, tensor_parallel=ways, trained=run.trained)
-            for batch in (replace(run.batch, checkpointed=False), replace(run.batch, checkpointed=True))
+            for batch in (replace(own, checkpointed=False), replace(own, checkpointed=True))
         )
         memories[strategy] = (without, with_)
     return TrainingPlan(size, flops, run.tokens, seconds, seconds * cluster.gpus / 3600, memories)

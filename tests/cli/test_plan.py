@@ -9,7 +9,9 @@ import pytest
 
 from retrolit.cli.main import main
 from retrolit.cli.plan import read_recipe
+from retrolit.cli.show_plan import show_training
 from retrolit.cli.sizes_page import page
+from retrolit.planning import plan_training
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -29,9 +31,12 @@ def test_a_training_recipe_is_planned_for_a_cluster(capsys: pytest.CaptureFixtur
 def test_overlays_and_options_change_the_recipe_as_in_fit(recipe: Path, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("cluster: {gpus: 2, gpu: L4}\ntrainer: {precision: bf16-true}\n")
-    run, cluster = read_recipe(["-c", str(recipe), "-c", str(overlay), "--data.micro_batch_size", "2"])
+    options = ["--data.micro_batch_size", "2", "--model.compile", "true"]
+    run, cluster = read_recipe(["-c", str(recipe), "-c", str(overlay), *options])
     assert (cluster.gpus, cluster.gpu, cluster.memory_gib) == (2, "L4", 24)
     assert (run.batch.precision, run.batch.samples, run.global_batch_size, run.steps) == ("bf16-true", 2, 8, 12)
+    assert run.batch.compiled
+    assert "tokens at a time, bf16-true, compiled\n" in show_training(run, cluster, plan_training(run, cluster))
 
 
 def test_a_batch_that_does_not_divide_is_told(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._inductor.decomposition import select_decomp_table
 
 from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
 from retrolit.planning import Cluster, MicroBatch, Run, plan_training
-from retrolit.planning.activations import tensor_parallel_share
+from retrolit.planning.activations import activations, tensor_parallel_share
 from retrolit.planning.live_memory import LiveMemory
 from retrolit.planning.memory import memory
 from retrolit.planning.size import meta_model, size_of
@@ -26,15 +31,15 @@ NARROW = RetroConfig(replace(NVIDIA, num_layers=6), retro_layers=[3, 6], chunk_l
 WIDE_VOCABULARY = replace(NVIDIA, vocab_size=8192, num_layers=2)
 
 
-def measured(config: GPTConfig | RetroConfig, batch: MicroBatch) -> int:
-    """Bytes of weights, gradients, AdamW's state and the most of everything else during a second micro-batch."""
+def model_and_inputs(config: GPTConfig | RetroConfig, batch: MicroBatch) -> tuple[GPT | Retro, list[Any]]:
+    """A model, and what its loss takes."""
     model = Retro(config) if isinstance(config, RetroConfig) else GPT(config)
     if batch.precision == "bf16-true":
         model = model.bfloat16()
     model.checkpoint_activations = batch.checkpointed
     vocabulary = (config.decoder if isinstance(config, RetroConfig) else config).vocab_size
     tokens = torch.randint(0, vocabulary, (batch.samples, batch.length))
-    inputs = [tokens, tokens]
+    inputs: list[Any] = [tokens, tokens]
     if isinstance(config, RetroConfig):
         shape = (
             batch.samples,
@@ -43,6 +48,12 @@ def measured(config: GPTConfig | RetroConfig, batch: MicroBatch) -> int:
             config.retrieved_length,
         )
         inputs += [None, torch.randint(0, vocabulary, shape), torch.ones(shape, dtype=torch.bool)]
+    return model, inputs
+
+
+def measured(config: GPTConfig | RetroConfig, batch: MicroBatch) -> int:
+    """Bytes of weights, gradients, AdamW's state and the most of everything else during a second micro-batch."""
+    model, inputs = model_and_inputs(config, batch)
     mixed = torch.autocast("cpu", torch.bfloat16) if batch.precision == "bf16-mixed" else nullcontext()
 
     def micro_batch() -> None:
@@ -85,6 +96,62 @@ def test_memory_is_within_a_tenth_of_a_real_step(
     batch = MicroBatch(2, 128, precision, checkpointed)
     planned = memory(config, size_of(meta_model(config)), batch, "single")
     assert planned.total == pytest.approx(measured(config, batch), rel=0.1)
+
+
+def kept_compiled(config: GPTConfig | RetroConfig, batch: MicroBatch) -> int:
+    """Bytes that a compiled forward pass keeps for the backward pass, without weights and their copies."""
+    model, inputs = model_and_inputs(config, batch)
+    torch.compiler.reset()
+    # The inductor's graphs, run as they are.
+    model.compile_layers(
+        backend=aot_autograd(
+            fw_compiler=lambda graph, _: graph.forward,
+            partition_fn=min_cut_rematerialization_partition,
+            decompositions=select_decomp_table,
+        )
+    )
+    shapes = {tuple(weight.shape) for weight in model.parameters()}
+    assert not any(batch.tokens in shape for shape in shapes)
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tuple(tensor.shape) not in shapes and tuple(tensor.shape)[::-1] not in shapes:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    mixed = torch.autocast("cpu", torch.bfloat16) if batch.precision == "bf16-mixed" else nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
+        loss = model.loss(*inputs).mean
+    loss.backward()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.slow
+def test_compiled_layers_keep_what_is_planned() -> None:
+    """Beyond what a model of one layer keeps: the rest is the loss's."""
+    batch, less = MicroBatch(2, 144, "bf16-mixed", compiled=True), replace(NVIDIA, num_layers=1)
+    planned, eager = (
+        activations(NVIDIA, each).at_loss - activations(less, each).at_loss
+        for each in (batch, replace(batch, compiled=False))
+    )
+    kept = kept_compiled(NVIDIA, batch) - kept_compiled(less, batch)
+    assert planned == pytest.approx(kept, rel=0.02)
+    assert eager > 1.1 * kept
+
+
+def test_shared_products_are_planned_as_not_compiled() -> None:
+    eager, compiled = (
+        plan_training(Run(NVIDIA, MicroBatch(4, 256, compiled=how), 64, 10), Cluster(4)).memory for how in (False, True)
+    )
+    assert eager["fsdp+tp"] == compiled["fsdp+tp"]
+    assert all(compiled[name][0].total < eager[name][0].total for name in ("single", "ddp", "fsdp"))
+
+
+def test_the_compiled_loss_holds_more_rows_of_logits_and_each_once() -> None:
+    """4096 rows, of a small vocabulary 8192 otherwise; layers that are not gated keep as much."""
+    batch, config = MicroBatch(40, 256, "bf16-true"), replace(NVIDIA, activation="gelu")
+    eager, compiled = (activations(config, each).at_loss for each in (batch, replace(batch, compiled=True)))
+    assert eager - compiled == (8192 * (4 + 2) - 4096 * 2) * config.vocab_size
 
 
 def test_states_take_sixteen_bytes_a_parameter_and_eight_in_bfloat16() -> None:
