@@ -7,10 +7,12 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
@@ -26,6 +28,7 @@ from retrolit.training import (
     Evaluation,
     LanguageModule,
     MetricsFile,
+    RetroModule,
     TextSamples,
     TokenLosses,
     TrainingData,
@@ -193,6 +196,8 @@ class TrainerCLI(LightningCLI):
         config = self.config.fit.clone()
         config.ckpt_path = None
         config.pop("config", None)
+        if isinstance(self.model, RetroModule):  # where a recipe leaves the decoder to the GPT that it is fitted from
+            config.model.init_args.config.decoder = Namespace(asdict(self.model.config.decoder))
         return self._parser("fit").dump(config, skip_none=False)
 
     def _say(self, line: str) -> None:

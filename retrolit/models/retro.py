@@ -50,6 +50,10 @@ class Retro(nn.Module):
 
     def __init__(self, config: RetroConfig) -> None:
         super().__init__()
+        if config.decoder is None:
+            raise ValueError(
+                "RetroConfig.decoder: expected the config of a GPT, got none; a recipe alone may leave it out"
+            )
         self.config = config
         decoder = config.decoder
         self.decoder = GPT(decoder)

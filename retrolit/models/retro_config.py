@@ -24,8 +24,8 @@ class RetroConfig:
     cross-attention and attend to padding: encoder_rotary, cross_rotary and mask_padding are False for them.
     """
 
-    decoder: GPTConfig
-    """The GPT that Retro gives neighbors to."""
+    decoder: GPTConfig = None  # pyright: ignore[reportAssignmentType]
+    """The GPT that Retro gives neighbors to; in a recipe with `retrofit_from` it is that GPT's when not given."""
 
     retro_layers: list[int] = field(default_factory=list)
     """Decoder layers with cross-attention, counted from 1; when empty every third from 6, or from 9 above 15 layers."""
@@ -85,6 +85,13 @@ class RetroConfig:
         check_positive(self, "chunk_length", "num_neighbors", "num_retrieved_chunks", "encoder_layers")
         check_choice(self, "encoder_residual", get_args(EncoderResidual))
         check_choice(self, "cross_attention_init", get_args(CrossAttentionInit))
+        for name in ("encoder_attention_dropout", "encoder_hidden_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"RetroConfig.{name}: expected at least 0 and below 1, got {getattr(self, name)}")
+        if self.decoder is not None:
+            self._fit_to_decoder()
+
+    def _fit_to_decoder(self) -> None:
         num_layers = self.decoder.num_layers
         if not self.retro_layers:
             self.retro_layers = default_retro_layers(num_layers)
@@ -100,9 +107,6 @@ class RetroConfig:
                 f"RetroConfig.retro_layers: expected ascending numbers from 1 to num_layers ({num_layers}), "
                 f"got {self.retro_layers}"
             )
-        for name in ("encoder_attention_dropout", "encoder_hidden_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"RetroConfig.{name}: expected at least 0 and below 1, got {getattr(self, name)}")
         if self.cross_rotary and (self.decoder.rotary_dim < 2 or self.decoder.rotary_dim % 2):
             raise ValueError(
                 f"RetroConfig.cross_rotary: expected an even number of rotating channels, got "

@@ -126,9 +126,7 @@ class _RotateParts(torch.autograd.Function):
         return torch.cat(parts, dim=3), None, None, None, None
 
 
-def _rotated_parts(
-    joint: Tensor, cos: Tensor, sin: Tensor, sizes: tuple[int, ...], num_rotated: int
-) -> list[Tensor]:
+def _rotated_parts(joint: Tensor, cos: Tensor, sin: Tensor, sizes: tuple[int, ...], num_rotated: int) -> list[Tensor]:
     """The parts (B, T, G x size, head_dim) of a joint projection, the first ones rotated in new memory."""
     parts = [part.flatten(2, 3) for part in joint.split(sizes, dim=3)]
     return [_rotated(part, cos, sin) for part in parts[:num_rotated]] + parts[num_rotated:]

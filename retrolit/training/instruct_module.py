@@ -14,7 +14,7 @@ from retrolit.evaluation.retrieval_gain import RetrievalTotals
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
 from retrolit.models.lora import LoRAConfig, add_lora
 from retrolit.training.module import LanguageModule
-from retrolit.training.retro_module import check_neighbors
+from retrolit.training.retro_module import check_neighbors, with_decoder
 
 
 class InstructRetroModule(LanguageModule):
@@ -38,7 +38,7 @@ class InstructRetroModule(LanguageModule):
         lora: LoRAConfig | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(config, **settings)
+        super().__init__(with_decoder(config, None) if isinstance(config, RetroConfig) else config, **settings)
         if gate not in (0, 1):
             raise ValueError(f"model.gate: expected 0 or 1, got {gate!r}")
         if gate and isinstance(config, GPTConfig):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from retrolit.checkpoint.model_types import DECODER, empty_model
+from retrolit.checkpoint.model_folder import open_model
+from retrolit.checkpoint.model_types import DECODER, Config, empty_model
 from retrolit.data.batch import Batch
 from retrolit.evaluation.loss_totals import LossTotals
 from retrolit.evaluation.retrieval_gain import RetrievalTotals
@@ -24,7 +25,7 @@ class RetroModule(LanguageModule):
     """Trains a Retro, and says at every validation what its neighbors are worth.
 
     Args:
-        config: What the Retro is made of.
+        config: What the Retro is made of; its decoder may be left out beside retrofit_from, and is then the GPT's.
         retrofit_from: A GPT's model folder or checkpoint to fit the Retro to: the decoder begins with its weights.
             Every validation names its loss too, where each device holds the whole model.
         train: Which weights are trained: all (InstructRetro), or the new ones, encoder and cross-attention, beside a
@@ -41,6 +42,7 @@ class RetroModule(LanguageModule):
         train: Literal["all", "new"] = "all",
         **settings: Any,
     ) -> None:
+        config = with_decoder(config, retrofit_from)
         super().__init__(config, **settings)
         if train not in ("all", "new"):
             raise ValueError(f"model.train: expected all or new, got {train!r}")
@@ -158,12 +160,36 @@ class RetroModule(LanguageModule):
     def _open_gpt(self, source: str) -> tuple[GPTConfig, dict[str, Stored]]:
         """Config and tensors of the GPT in this folder or file."""
         config, stored = open_stored(Path(source), self.config.decoder.vocab_size)
-        if isinstance(config, RetroConfig):
-            raise ValueError(
-                f"model.retrofit_from: expected a GPT's model folder, {source} holds a Retro; "
-                "to go on from its weights, name it in model.init_from"
-            )
-        return config, stored
+        return _of_gpt(config, source), stored
+
+
+def with_decoder(config: RetroConfig, source: str | None) -> RetroConfig:
+    """The config, its decoder that of the GPT in this model folder or checkpoint where it has none of its own.
+
+    Raises ValueError where there is neither, FileNotFoundError where the GPT is not there.
+    """
+    if config.decoder is not None:
+        return config
+    if source is None:
+        raise ValueError(
+            "model.config.decoder: expected the config of a GPT, got none; it may be left out only beside "
+            "model.retrofit_from, which names a GPT that has one"
+        )
+    if not Path(source).exists():
+        raise FileNotFoundError(
+            f"model.retrofit_from: expected a GPT whose config model.config.decoder is, {source} is not there; "
+            "train or import it first, or write the decoder's config down"
+        )
+    return replace(config, decoder=_of_gpt(open_model(Path(source))[0], source))
+
+
+def _of_gpt(config: Config, source: str) -> GPTConfig:
+    if isinstance(config, RetroConfig):
+        raise ValueError(
+            f"model.retrofit_from: expected a GPT's model folder, {source} holds a Retro; "
+            "to go on from its weights, name it in model.init_from"
+        )
+    return config
 
 
 def check_neighbors(config: RetroConfig, data: TrainingData, stage: str) -> None:

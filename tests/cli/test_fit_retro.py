@@ -65,7 +65,14 @@ def test_killed_and_started_again(retro_recipe, retrolit_process, metrics):
 
 
 def test_every_verb_reads_neighbors(retro_recipe, retrolit_process):
+    """Of a recipe without a decoder, which is then the GPT's; the run's own recipe has it in full."""
+    recipe = yaml.safe_load(retro_recipe.read_text())
+    decoder = recipe["model"]["init_args"]["config"].pop("decoder")
+    retro_recipe.write_text(yaml.safe_dump(recipe))
     assert retrolit_process("fit", "-c", retro_recipe, "--trainer.max_steps", 2) == 0
+    assert retrolit_process("plan", "-c", retro_recipe) == 0
+    resolved = yaml.safe_load((RUN / "config.yaml").read_text())["model"]["init_args"]["config"]["decoder"]
+    assert decoder.items() <= resolved.items()
     for verb in ("validate", "test", "predict"):
         assert retrolit_process(verb, "-c", RUN / "config.yaml", "--data.num_neighbors", 3) == 0
         assert retrolit_process(verb, "-c", RUN / "config.yaml", "--ckpt_path", RUN / "model") == 0

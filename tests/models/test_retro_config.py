@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from retrolit.models import GPTConfig, RetroConfig
+from retrolit.models import GPTConfig, Retro, RetroConfig
 from retrolit.models.retro_config import default_retro_layers
 from tests.models.retro_models import DECODER, TINY, VARIANTS
 
@@ -91,3 +91,12 @@ def test_unknown_names_are_refused() -> None:
 
 def test_the_retrieved_length_is_that_of_its_chunks() -> None:
     assert RetroConfig(GPTConfig(9, 8, 6, 1, 64)).retrieved_length == 128
+
+
+def test_a_config_without_a_decoder_is_one_of_no_model() -> None:
+    around = replace(TINY, decoder=None)
+    assert replace(around, decoder=DECODER) == TINY
+    with pytest.raises(ValueError, match=r"RetroConfig.decoder: expected the config of a GPT, got none; a recipe"):
+        Retro(around)
+    with pytest.raises(ValueError, match="chunk_length"):
+        replace(around, chunk_length=0)

@@ -15,7 +15,14 @@ from retrolit import load_model, save_model
 from retrolit.data import PracticeConfig
 from retrolit.models import GPTConfig, Retro, RetroConfig
 from retrolit.retrieval import RetrievalConfig
-from retrolit.training import GPTModule, OptimizerConfig, RetroModule, ScheduleConfig, newest_checkpoint
+from retrolit.training import (
+    GPTModule,
+    InstructRetroModule,
+    OptimizerConfig,
+    RetroModule,
+    ScheduleConfig,
+    newest_checkpoint,
+)
 from retrolit.training.settings import refuse_changes
 from tests.training.small_retro import DECODER, RETRIEVAL, RETRO, save_moved
 
@@ -283,6 +290,25 @@ def test_practice_is_part_of_training_alone_and_not_to_be_changed_in_a_run(fit, 
     with pytest.raises(ValueError, match=r"data.practice.share was 1.0, is now not there"):
         refuse_changes("data", practicing.state_dict(), plain.state_dict())
     assert fit("practicing", max_steps=1, data=practicing) != fit("plain", max_steps=1, data=plain)
+
+
+def test_the_decoder_left_out_is_that_of_the_gpt(fit, make_retro, gpt, tmp_path):
+    around = replace(RETRO, decoder=None)
+    assert make_retro(around, retrofit_from=str(gpt)).config == RETRO
+    losses = [
+        fit(name, max_steps=1, module=make_retro(config, retrofit_from=str(gpt)))
+        for name, config in (("given", RETRO), ("left-out", around))
+    ]
+    assert losses[0] == losses[1]
+
+    for module in (make_retro, InstructRetroModule):
+        with pytest.raises(ValueError, match=r"config.decoder: expected the config of a GPT, got none; it may be"):
+            module(around)
+    with pytest.raises(FileNotFoundError, match=r"model.retrofit_from: .* config model.config.decoder is, nowhere is"):
+        make_retro(around, retrofit_from="nowhere")
+    save_model(Retro(RETRO), tmp_path / "retro")
+    with pytest.raises(ValueError, match=r"model.retrofit_from: expected a GPT's .*holds a Retro; to go on from"):
+        make_retro(around, retrofit_from=str(tmp_path / "retro"))
 
 
 def test_models_of_another_kind_are_refused(fit, make_trainer, make_module, make_retro, make_retro_data, gpt, tmp_path):
