@@ -101,7 +101,7 @@ def test_windows_inside_documents(trained, retrolit_process):
         losses = slow_losses(with_neighbors)
         assert alone["tokens"] == len(losses)
         assert alone["readings"][reading]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    assert abs(alone["gain"]["none"]) > 0.01
+    assert abs(alone["gain"]["none"]) > 1e-3  # neighbors do matter
 
     together = ("--trainer.devices", 2, "--trainer.strategy", "ddp")
     assert retrolit_process(*command, *together, processes=2) == 0
