@@ -1,13 +1,14 @@
 """One million chunks from token store to neighbor table: time and memory of every stage, beside the bare library calls.
 
     python -m benchmarks.prepare_million [--store PREFIX... --tokenizer FOLDER] [--chunks 1000000] [--folder WORK]
+    python -m benchmarks.prepare_million --stages search --folder WORK [--store PREFIX... --tokenizer FOLDER]
     python -m benchmarks.prepare_million --stages embed [--store PREFIX... --tokenizer FOLDER]
 
 Without a store one is made: documents of sentences of Python's documentation, shuffled, an eighth of their words
 replaced. Goals on two cores: 10 minutes and 2 GiB of memory above the index for all of it, every stage within 15 % of
 the same calls without blocks, checksums and tables: for embedding, `embedder.embed` on the same chunks and `np.save` of
-the vectors in float16, in interleaved rounds; for the others, calls on a tenth of the data. --stages leaves out what is
-not named.
+the vectors in float16, in interleaved rounds; for the index, Faiss's `add` of a tenth; for the neighbors, embedding and
+searching one block (search), and an eighth of it by Faiss's own search. --stages leaves out what is not named.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 from benchmarks.machine import describe
 from retrolit.retrieval import (
     ChunkDatabase,
+    Index,
     IndexConfig,
     LexicalEmbedder,
     NeighborConfig,
@@ -35,16 +37,19 @@ from retrolit.retrieval import (
     build_neighbors,
     choose_index,
     embed_database,
+    neighbors,
 )
 from retrolit.retrieval.card import Card
 from retrolit.retrieval.embeddings import BLOCK_CHUNKS
 from retrolit.retrieval.index import load_faiss
+from retrolit.retrieval.search_many import search_many
 from retrolit.tokens import StoreWriter, Tokenizer, TokenStore, load_tokenizer, train_bpe
 from retrolit.tokens.config import CorpusConfig
 from retrolit.tokens.corpus import documents, open_corpus
 
 M = 64
-STAGES = ["embed", "index", "neighbors"]
+SEARCHED = neighbors.BLOCK_CHUNKS
+STAGES = ["embed", "index", "neighbors", "search"]
 
 
 def main() -> None:
@@ -71,8 +76,8 @@ def main() -> None:
             embedder = LexicalEmbedder.fit(database, tokenizer)
         if "embed" in options.stages:
             embed_rounds(database, embedder, folder, options.rounds)
-        if "index" in options.stages or "neighbors" in options.stages:
-            search(database, embedder, folder, options.stages)
+        if set(options.stages) - {"embed"}:
+            index_and_neighbors(database, embedder, folder, options.stages)
 
 
 def embed_rounds(database: ChunkDatabase, embedder: LexicalEmbedder, folder: Path, rounds: int) -> None:
@@ -97,8 +102,8 @@ def embed_rounds(database: ChunkDatabase, embedder: LexicalEmbedder, folder: Pat
         print(f"embed: {wall:.2f} of the time by the clock, {cpu:.2f} of the CPU time of {name}")
 
 
-def search(database: ChunkDatabase, embedder: LexicalEmbedder, folder: Path, stages: list[str]) -> None:
-    """The index, and the neighbors of all stores; then the bare calls on a tenth."""
+def index_and_neighbors(database: ChunkDatabase, embedder: LexicalEmbedder, folder: Path, stages: list[str]) -> None:
+    """The index, and the neighbors of all stores; then the bare calls on a part."""
     embeddings = embed_database(database, embedder, folder / "embeddings")
     assert embeddings is not None
     print(choose_index(len(embeddings), embeddings.dimension))
@@ -114,21 +119,29 @@ def search(database: ChunkDatabase, embedder: LexicalEmbedder, folder: Path, sta
         with stage("add, bare") as bare:
             trained.add(rows)
         print(f"index: {indexing.cpu / (10 * bare.cpu):.2f} of Faiss's add alone, training and measuring included")
-    if "neighbors" not in stages:
-        return
-    total = 0
-    with stage("neighbors") as searching:
-        for number, store in enumerate(database.stores):
-            target = folder / f"neighbors-{number}"
-            table = build_neighbors(store, database, index, embedder, config=NeighborConfig(), folder=target)
-            assert table is not None
-            total += len(table)
-            print({name: count for name, count in table.manifest.sizes.items() if name != "dtype"})
-    tokens, lengths = database.tokens(tenth)
-    with stage("search, bare") as bare:
-        for ids in np.array_split(np.arange(len(tokens)), 20):
-            index.search(embedder.embed(tokens[ids], lengths[ids]), NeighborConfig().num_searched)
-    print(f"neighbors: {searching.cpu * len(tenth) / (total * bare.cpu):.2f} of the bare calls")
+    seconds: dict[str, float] = {}
+    if "neighbors" in stages:
+        total = 0
+        with stage("neighbors") as searching:
+            for number, store in enumerate(database.stores):
+                target = folder / f"neighbors-{number}"
+                table = build_neighbors(store, database, index, embedder, config=NeighborConfig(), folder=target)
+                assert table is not None
+                total += len(table)
+                print({name: count for name, count in table.manifest.sizes.items() if name != "dtype"})
+        seconds["neighbors"] = searching.cpu / total
+    if "search" in stages:
+        for name, search, number in (
+            ("search", search_many, SEARCHED),
+            ("Faiss's search", Index.search, SEARCHED // 8),
+        ):
+            with stage(name) as bare:
+                parts = (database.tokens(ids) for ids in np.array_split(np.arange(number), 8))
+                queries = np.concatenate([embedder.embed(*part) for part in parts])
+                search(index, queries, NeighborConfig().num_searched)
+            seconds[name] = bare.cpu / number
+    for name, each in seconds.items():
+        print(f"{name}: {1e3 * each:.2f} CPU ms a chunk")
 
 
 class Stage:

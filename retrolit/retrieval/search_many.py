@@ -57,7 +57,7 @@ MOST_VISITS = 2**24
 def search_many(index: Index, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """See `Index.search`: distances (q, K) and ids (q, K) of the K = k nearest, for tens of thousands of queries.
 
-    Takes about 30 K + 8 d bytes of memory a query. Left to `Index.search` is what it does sooner, and codes that say
+    Takes about 36 K + 8 d bytes of memory a query. Left to `Index.search` is what it does sooner, and codes that say
     more about a vector together with the query than alone (RaBitQ). The number of threads decides nothing: one process
     or several come to the same bytes.
     """
