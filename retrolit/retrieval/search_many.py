@@ -61,21 +61,24 @@ def search_many(index: Index, queries: NDArray[np.float32], k: int) -> tuple[NDA
     more about a vector together with the query than alone (RaBitQ). The number of threads decides nothing: one process
     or several come to the same bytes.
     """
-    cores = os.cpu_count() or 1
+    on_gpu = torch.cuda.is_available() and not index.has_clusters
     visits_a_list = len(queries) * index.num_visited / index.num_lists
-    if not index.has_lists or visits_a_list < FEWEST_VISITS or (index.has_clusters and cores > MOST_CORES):
+    too_many_cores = (os.cpu_count() or 1) > MOST_CORES and not on_gpu
+    if not index.has_lists or visits_a_list < FEWEST_VISITS or too_many_cores:
         return index.search(queries, k)
     index.check(queries)
     step = max(MOST_VISITS // index.num_visited, 1)
-    parts = [_search_part(index, queries[start : start + step], k) for start in range(0, len(queries), step)]
+    parts = [_search_part(index, queries[start : start + step], k, on_gpu) for start in range(0, len(queries), step)]
     distances, ids = zip(*parts, strict=True)
     return np.concatenate(distances), np.concatenate(ids)
 
 
-def _search_part(index: Index, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _search_part(
+    index: Index, queries: NDArray[np.float32], k: int, on_gpu: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rotated = index.rotate(queries)
     visited = index.visited(rotated)
-    if torch.cuda.is_available() and not index.has_clusters:
+    if on_gpu:
         try:
             return _search(index, rotated, visited, k, torch.device("cuda"))
         except torch.OutOfMemoryError:
