@@ -6,9 +6,9 @@ each, 16 a parameter; in bf16-true 2 each. What is beside them:
     single     bf16-mixed: a bfloat16 copy of every matrix of the layers while the graph lives
     ddp        the same, and a second time all gradients: the buckets they are reduced in
     fsdp       states divided by all GPUs, bf16-mixed by FSDP2's MixedPrecisionPolicy, so that the residual stream is
-               bfloat16 too; gathered in the precision of products, with the units of training/sharding.py: two
-               layers (one works, the next one comes) and, while there is a loss to compute, the output, with the
-               buffer that it came in; in the backward pass one layer's whole gradient and its float32 copy that is
+               bfloat16 too; gathered in the precision of products, with the units of training/sharding.py. While
+               the loss is computed: the output, with the buffer that it came in, and no layer. In the backward pass:
+               two layers (one works, the next one comes), one layer's whole gradient and its float32 copy that is
                reduced and, of a Retro, whose neighbors are embedded too, the embedding and its gradient; at its end,
                when no activation is left, those and the float32 copy. A tied output is the embedding, and gathered
                for the whole step
@@ -86,7 +86,7 @@ def memory(
         reading = 2 * c * embedding if read is config and isinstance(config, RetroConfig) else 0
         kept = c * output if tied else 0
         moments = [
-            (layers + c * output * (1 if tied else 2), needed.at_loss),
+            (c * output * (1 if tied else 2), needed.at_loss),
             (layers + (c + 4) * size.largest_layer + reading + kept, needed.in_backward),
             ((2 * c + 4) * (output if tied else embedding), 0),
         ]
