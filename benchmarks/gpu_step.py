@@ -37,11 +37,12 @@ import yaml
 from torch import Tensor, nn
 
 from benchmarks.machine import describe
+from retrolit.checkpoint.model_types import empty_model
 from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
 from retrolit.planning import Cluster, MicroBatch
 from retrolit.planning.gpus import GPUS
 from retrolit.planning.memory import memory
-from retrolit.planning.size import flops_by_part, meta_model, size_of
+from retrolit.planning.size import flops_by_part, size_of
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "instructretro"
 VARIANTS = [
@@ -84,7 +85,7 @@ def measure(variant: str, tiny: bool) -> dict[str, Any]:
     """Everything about one variant, on this process's device."""
     model, precision, how = variant.split()
     work = work_of(model, tiny)
-    size = size_of(meta_model(work.config))
+    size = size_of(empty_model(work.config))
     room = 2**30 if tiny else torch.cuda.get_device_properties(0).total_memory * (1 - FREE)
     for samples in (2,) if tiny else MICRO_BATCHES:
         batch = MicroBatch(samples, work.length, precision, compiled=how == "compiled")

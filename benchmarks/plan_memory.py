@@ -28,13 +28,14 @@ from benchmarks.peers.sizes import TRAIN_BATCH as BATCH
 from benchmarks.peers.sizes import TRAIN_LENGTH as LENGTH
 from benchmarks.peers.sizes import VOCABULARY
 from benchmarks.steps import memory_above_model, memory_in_own_process
+from retrolit.checkpoint.model_types import empty_model
 from retrolit.cli.recipes import recipe_folder
 from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
 from retrolit.planning import MicroBatch
 from retrolit.planning.activations import tensor_parallel_share
 from retrolit.planning.live_memory import LiveMemory
 from retrolit.planning.memory import Memory, memory
-from retrolit.planning.size import meta_model, size_of
+from retrolit.planning.size import size_of
 
 MODELS: dict[str, GPTConfig | RetroConfig] = {"gpt": DECODER, "retro": RETRO}
 CASES = [
@@ -162,12 +163,12 @@ def main() -> None:
             (("fsdp", config, GPUS), ("fsdp+tp", share, GPUS // TENSOR_PARALLEL)), (True, False)
         ):
             batch = MicroBatch(1, config.decoder.max_position_embeddings, "bf16-mixed", checkpointed)
-            plan = memory(part, size_of(meta_model(part)), batch, "fsdp", gpus=gpus)
+            plan = memory(part, size_of(empty_model(part)), batch, "fsdp", gpus=gpus)
             tell(f"{name} {'checkpointed' if checkpointed else 'whole'}", fake(part, batch, gpus), plan.total)
         return
     for name in CASES:
         config, batch = case(name)
-        plan: Memory = memory(config, size_of(meta_model(config)), batch, "single")
+        plan: Memory = memory(config, size_of(empty_model(config)), batch, "single")
         tell(f"{name}, counted", counted(name), plan.total)
         resident = memory_in_own_process("benchmarks.plan_memory", name)
         tell(f"{name}, resident", resident, plan.total - plan.weights)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import nn
 
-from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
+from retrolit.models import GPT, Retro
 from retrolit.models.layer import TransformerLayer
 
 Trained = Literal["all", "decoder", "new"]
@@ -38,12 +37,6 @@ class Size:
     def total(self) -> int:
         """All parameters."""
         return sum(self.parameters.values())
-
-
-def meta_model(config: GPTConfig | RetroConfig) -> GPT | Retro:
-    """The model without weights."""
-    with torch.device("meta"):
-        return Retro(config) if isinstance(config, RetroConfig) else GPT(config)
 
 
 def size_of(model: GPT | Retro, trained: Trained = "all") -> Size:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from retrolit.checkpoint.model_types import empty_model
 from retrolit.models import GPTConfig, RetroConfig
 from retrolit.planning.activations import MicroBatch, tensor_parallel_share
 from retrolit.planning.gpus import Cluster
 from retrolit.planning.memory import Memory, Strategy, memory
-from retrolit.planning.size import Size, Trained, flops_by_part, meta_model, size_of
+from retrolit.planning.size import Size, Trained, flops_by_part, size_of
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ def plan_training(run: Run, cluster: Cluster) -> TrainingPlan:
     fsdp+tp is left out where one GPU is alone, or where the model does not divide and nobody asked for a number.
     Raises ValueError where the model does not divide by the tensor parallelism asked for.
     """
-    model = meta_model(run.config)
+    model = empty_model(run.config)
     flops, size = flops_by_part(model, run.batch.length), size_of(model, run.trained)
     if run.trained == "decoder":
         flops = {part: count for part, count in flops.items() if part not in ("encoder", "cross-attention")}
     seconds = cluster.seconds(sum(flops.values()) * run.tokens)
     memories: dict[Strategy, tuple[Memory, Memory]] = {}
     for strategy, ways, config in _strategies(run.config, cluster):
-        share = size if config is run.config else size_of(meta_model(config), run.trained)
+        share = size if config is run.config else size_of(empty_model(config), run.trained)
         own = replace(run.batch, compiled=run.batch.compiled and strategy != "fsdp+tp")  # where it is refused
         without, with_ = (
             memory(config, share, batch, strategy, gpus=cluster.gpus, tensor_parallel=ways, trained=run.trained)

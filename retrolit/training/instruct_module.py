@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from retrolit.checkpoint.model_types import model_type_of
+from retrolit.checkpoint.model_types import decoder_of, empty_model, model_type_of
 from retrolit.data.batch import Batch
 from retrolit.evaluation.retrieval_gain import RetrievalTotals
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
@@ -134,8 +134,7 @@ class InstructRetroModule(LanguageModule):
 
     def flops_per_token(self, sequence_length: int) -> int:
         """With gate 0 those of the decoder alone. Frozen weights are counted as if they were trained."""
-        assert self.model is not None
-        return (self.model if self.gate else self.decoder).flops_per_token(sequence_length)
+        return empty_model(self.config if self.gate else decoder_of(self.config)).flops_per_token(sequence_length)
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must not change."""

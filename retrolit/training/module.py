@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from retrolit.checkpoint.model_types import decoder_of, kind_of
+from retrolit.checkpoint.model_types import decoder_of, empty_model, kind_of
 from retrolit.data.batch import Batch
 from retrolit.evaluation.loss_totals import LossTotals
 from retrolit.models import GPT, GPTConfig, Loss, Retro, RetroConfig
@@ -278,9 +278,8 @@ class LanguageModule(L.LightningModule, ABC):
         self.learning_rate = optimizer.param_groups[0]["lr"]
 
     def flops_per_token(self, sequence_length: int) -> int:
-        """FLOPs of training on one token."""
-        assert self.model is not None
-        return self.model.flops_per_token(sequence_length)
+        """FLOPs of training on one token, of the whole model however its weights are shared out."""
+        return empty_model(self.config).flops_per_token(sequence_length)
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must not change, section by section; `config` no other use of the weights either."""

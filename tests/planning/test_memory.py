@@ -13,12 +13,13 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import select_decomp_table
 
+from retrolit.checkpoint.model_types import empty_model
 from retrolit.models import GPT, GPTConfig, Retro, RetroConfig
 from retrolit.planning import Cluster, MicroBatch, Run, plan_training
 from retrolit.planning.activations import activations, tensor_parallel_share
 from retrolit.planning.live_memory import LiveMemory
 from retrolit.planning.memory import memory
-from retrolit.planning.size import meta_model, size_of
+from retrolit.planning.size import size_of
 
 SIZES = {"vocab_size": 512, "hidden_size": 128, "num_attention_heads": 4, "max_position_embeddings": 256}
 NVIDIA = GPTConfig(
@@ -94,7 +95,7 @@ def test_memory_is_within_a_tenth_of_a_real_step(
     config: GPTConfig | RetroConfig, precision: str, checkpointed: bool
 ) -> None:
     batch = MicroBatch(2, 128, precision, checkpointed)
-    planned = memory(config, size_of(meta_model(config)), batch, "single")
+    planned = memory(config, size_of(empty_model(config)), batch, "single")
     assert planned.total == pytest.approx(measured(config, batch), rel=0.1)
 
 
@@ -155,7 +156,7 @@ def test_the_compiled_loss_holds_more_rows_of_logits_and_each_once() -> None:
 
 
 def test_states_take_sixteen_bytes_a_parameter_and_eight_in_bfloat16() -> None:
-    size = size_of(meta_model(NVIDIA))
+    size = size_of(empty_model(NVIDIA))
     for precision, each in (("32-true", 4), ("bf16-mixed", 4), ("bf16-true", 2)):
         planned = memory(NVIDIA, size, MicroBatch(1, 64, precision), "single")
         assert (planned.weights, planned.gradients, planned.optimizer) == (
@@ -166,7 +167,7 @@ def test_states_take_sixteen_bytes_a_parameter_and_eight_in_bfloat16() -> None:
 
 
 def test_sharding_divides_states_by_the_gpus_and_leaves_activations() -> None:
-    size, batch = size_of(meta_model(RETRO)), MicroBatch(1, 64, "32-true")
+    size, batch = size_of(empty_model(RETRO)), MicroBatch(1, 64, "32-true")
     one, many = (memory(RETRO, size, batch, "fsdp", gpus=gpus) for gpus in (1, 8))
     for part in ("weights", "gradients", "optimizer"):
         assert getattr(many, part) == -(-getattr(one, part) // 8)
@@ -174,13 +175,13 @@ def test_sharding_divides_states_by_the_gpus_and_leaves_activations() -> None:
 
 
 def test_ddp_holds_the_gradients_once_more() -> None:
-    size, batch = size_of(meta_model(RETRO)), MicroBatch(1, 64, "32-true")
+    size, batch = size_of(empty_model(RETRO)), MicroBatch(1, 64, "32-true")
     single, ddp = (memory(RETRO, size, batch, strategy) for strategy in ("single", "ddp"))
     assert ddp.total - single.total == single.gradients
 
 
 def test_weights_that_are_not_trained_have_no_gradient_and_no_state() -> None:
-    size = size_of(meta_model(RETRO), "new")
+    size = size_of(empty_model(RETRO), "new")
     planned = memory(RETRO, size, MicroBatch(1, 64, "32-true"), "single", trained="new")
     assert planned.optimizer == 8 * size.trained < 8 * size.total
     assert planned.weights == 4 * size.total
@@ -193,9 +194,9 @@ def test_checkpointing_never_takes_more() -> None:
 
 
 def test_the_shares_of_a_tensor_parallel_group_make_up_the_matrices() -> None:
-    whole, share = size_of(meta_model(RETRO)), size_of(meta_model(tensor_parallel_share(RETRO, 4)))
+    whole, share = size_of(empty_model(RETRO)), size_of(empty_model(tensor_parallel_share(RETRO, 4)))
     norms = sum(
-        weight.numel() for name, weight in meta_model(RETRO).named_parameters() if "norm" in name
+        weight.numel() for name, weight in empty_model(RETRO).named_parameters() if "norm" in name
     )  # every device has them
     assert 4 * (share.total - norms) == whole.total - norms
 

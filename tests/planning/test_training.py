@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from retrolit.checkpoint.model_types import empty_model
 from retrolit.models import GPTConfig, RetroConfig
 from retrolit.planning import Cluster, MicroBatch, Run, plan_training
 from retrolit.planning.paper import ACCOUNTS
-from retrolit.planning.size import flops_by_part, meta_model, size_of
+from retrolit.planning.size import flops_by_part, size_of
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "instructretro"
 SMALL = GPTConfig(vocab_size=257, hidden_size=64, num_layers=2, num_attention_heads=4, max_position_embeddings=128)
@@ -37,7 +38,7 @@ def reference_count(config: RetroConfig) -> tuple[int, int]:
 def test_the_paper_models_have_the_reference_parameters_to_the_unit(model: str) -> None:
     config = paper_config(model)
     gpt, retro = reference_count(config)
-    retro_model = meta_model(config)
+    retro_model = empty_model(config)
     size = size_of(retro_model)
     assert size.total == retro == sum(weight.numel() for weight in retro_model.parameters())
     assert size_of(retro_model, "decoder").trained == gpt
@@ -47,9 +48,9 @@ def test_the_paper_models_have_the_reference_parameters_to_the_unit(model: str) 
 
 def test_the_flops_of_the_parts_make_up_those_of_the_model() -> None:
     for config in (SMALL, RETRO):
-        model = meta_model(config)
+        model = empty_model(config)
         assert sum(flops_by_part(model, 128).values()) == model.flops_per_token(128)
-    assert set(flops_by_part(meta_model(SMALL), 128)) == {"decoder layers", "self-attention", "output"}
+    assert set(flops_by_part(empty_model(SMALL), 128)) == {"decoder layers", "self-attention", "output"}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_the_paper_s_hours_give_the_paper_s_overheads(model: str, overhead: int,
 @pytest.mark.parametrize("model", ["8b", "22b"])
 def test_where_products_decide_our_overhead_is_the_paper_s(model: str) -> None:
     config = paper_config(model)
-    gpt, retro = (sum(flops_by_part(meta_model(each), 4096).values()) for each in (config.decoder, config))
+    gpt, retro = (sum(flops_by_part(empty_model(each), 4096).values()) for each in (config.decoder, config))
     assert retro / gpt - 1 == pytest.approx(ACCOUNTS[model].overhead, abs=0.01)
     assert ACCOUNTS[model].mfu(gpt, retro=False) == pytest.approx(ACCOUNTS[model].mfu(retro, retro=True), rel=0.01)
 
