@@ -9,8 +9,6 @@ is found is the token that follows, which makes an induction head (Olsson et al.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
@@ -20,26 +18,19 @@ MATCH = 36.0
 SAID = 4.0
 """How many times its length a normed vector is added to the residual stream when it alone is found, in the mean."""
 
-Part = Literal["query", "key_value", "output"]
-PARTS: tuple[Part, ...] = get_args(Part)
 
+def copying_weights(
+    num_heads: int, head_dim: int, hidden_size: int, generator: torch.Generator | None
+) -> dict[str, Tensor]:
+    """The weights of a cross-attention of H heads of C channels and width D, drawn on the CPU.
 
-def copying_weight(
-    part: Part, num_heads: int, head_dim: int, hidden_size: int, generator: torch.Generator | None
-) -> Tensor:
-    """The weight of this part of a cross-attention, drawn on the CPU together with the others: H heads of C channels.
-
-    The generator has to be in the same state for every part. query (H C, D) of width D; key_value (2 H C, D), for each
-    head its key, its value; output (D, H C).
+    query (H C, D); key_value (2 H C, D), for each head its key, its value; output (D, H C).
     """
     inner = num_heads * head_dim
     match = torch.empty(inner, hidden_size, device="cpu")
     match.normal_(std=(MATCH / (hidden_size * head_dim**0.5)) ** 0.5, generator=generator)
     said = torch.empty(inner, hidden_size, device="cpu")
     said.normal_(std=(SAID / inner) ** 0.5, generator=generator)
-    if part == "query":
-        return match
-    if part == "output":
-        return said.T.contiguous()
     heads = (num_heads, 1, head_dim, hidden_size)
-    return torch.cat([match.view(heads), said.view(heads)], dim=1).flatten(0, 2)
+    pairs = torch.cat([match.view(heads), said.view(heads)], dim=1).flatten(0, 2)
+    return {"query": match, "key_value": pairs, "output": said.T.contiguous()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retrolit.models.config import GPTConfig
-from retrolit.models.copying import PARTS, copying_weight
+from retrolit.models.copying import copying_weights
 from retrolit.models.rotary import Rotation, rotate, rotate_parts
 
 
@@ -82,10 +82,8 @@ class CrossAttention(nn.Module):
         """Fresh weights that find a token's like and say it (copying.py); the biases stay."""
         if self.query.weight.is_meta:
             return
-        seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
-        for part in PARTS:
-            drawn = torch.Generator().manual_seed(seed)
-            weight = copying_weight(part, self.num_heads, self.head_dim, self.query.in_features, drawn)
+        weights = copying_weights(self.num_heads, self.head_dim, self.query.in_features, generator)
+        for part, weight in weights.items():
             self.get_parameter(f"{part}.weight").copy_(weight)
 
     def project(self, context: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from retrolit.checkpoint.model_types import DECODER, Config, decoder_of, tensor_
 from retrolit.checkpoint.tables import refuse_other_names
 from retrolit.checkpoint.tensor_files import TensorFolder
 from retrolit.models import GPT, Retro
-from retrolit.models.copying import copying_weight
+from retrolit.models.copying import copying_weights
 from retrolit.models.gpt import initialize
 from retrolit.models.lora import LoRALinear
 
@@ -90,7 +90,7 @@ def draw(name: str, part: nn.Module, model: GPT | Retro, seed: int) -> None:
         elif begins == "copying":
             assert decoder.head_dim is not None
             heads, together = (decoder.num_attention_heads, decoder.head_dim), _generator(seed, attention)
-            weight.copy_(copying_weight(last, *heads, decoder.hidden_size, together))
+            weight.copy_(copying_weights(*heads, decoder.hidden_size, together)[last])
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

@@ -9,7 +9,7 @@ import torch
 
 from retrolit.checkpoint.model_types import empty_model
 from retrolit.models import GPTConfig, Retro, RetroConfig
-from retrolit.models.copying import MATCH, SAID, copying_weight
+from retrolit.models.copying import MATCH, SAID, copying_weights
 from retrolit.training.first_weights import fill
 
 DECODER = GPTConfig(
@@ -56,7 +56,8 @@ def test_what_finds_and_what_says_belong_together(make) -> None:
 
 def test_weights_are_drawn_on_the_cpu_whatever_device_models_are_made_on() -> None:
     with torch.device("meta"):
-        assert copying_weight("output", 2, 4, 8, torch.Generator()).device.type == "cpu"
+        weights = copying_weights(2, 4, 8, torch.Generator())
+    assert {weight.device.type for weight in weights.values()} == {"cpu"}
 
 
 @pytest.mark.parametrize(
