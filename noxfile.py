@@ -9,7 +9,7 @@ nox.needs_version = ">=2025.2"
 # Constraints and a local CPU build of torch are pip's business; uv looks elsewhere.
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "layers", "tests", "recipes", "quickstart", "docs"]
+nox.options.sessions = ["lint", "types", "layers", "tests", "recipes", "docs"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ("-c", "constraints.txt")
