@@ -35,7 +35,7 @@ VARIANTS = {
         ),
         retro_layers=[1, 2], chunk_length=3, num_neighbors=3, num_retrieved_chunks=1, encoder_layers=1,
     ),
-    "shifted": replace(TINY, shifted_keys=True, cross_attention_init="copying"),
+    "shifted": replace(TINY, shifted_keys=True),
     "narrow": RetroConfig(
         DECODER, retro_layers=[2], chunk_length=5, num_neighbors=1, num_retrieved_chunks=3, encoder_layers=3,
         encoder_hidden_size=12, encoder_num_attention_heads=3, encoder_rotary=False,
