@@ -62,7 +62,7 @@ class Plan:
     """The recipe beside it whose first `source` is the text that everything is made of."""
 
     next: list[str] = field(default_factory=list)
-    """What to try afterwards: lines for people."""
+    """What to try afterwards: lines for people; FOLDER in them is where the run went."""
 
     @classmethod
     def load(cls, path: Path) -> Plan:
@@ -124,7 +124,7 @@ def run(name: str, *, folder: str | None = None, corpus: str | None = None) -> N
     minutes, seconds = divmod(round(time.monotonic() - begin), 60)
     console.print(Text(f"All of {name} in {minutes} min {seconds} s; everything lies in {target}", style="bold"))
     for line in plan.next:
-        console.print(f"  {line}", markup=False)
+        console.print("  " + line.replace("FOLDER", str(target)), markup=False)
 
 
 def run_names() -> list[str]:

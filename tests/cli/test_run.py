@@ -31,7 +31,7 @@ stages:
     command: prepare -c recipes/data.yaml
   - does: a look
     command: inspect documents prepared --number 1
-next: [something else]
+next: [look into FOLDER/prepared]
 """
 
 
@@ -56,7 +56,7 @@ def test_finished_stages_are_not_done_again(recipes: Path, capfd: pytest.Capture
     out, err = capfd.readouterr()
     assert "came with the recipe" in out or "and a second one" in out
     assert "[1/2] text to tokens  section 3" in err
-    assert "something else" in err
+    assert "look into there/prepared" in err
     stages = Path("there/stages.json").read_text()
     assert [stage["command"] for stage in json.loads(stages).values()].count("prepare -c recipes/data.yaml") == 1
     assert run("own", "--folder", "there") == 0
