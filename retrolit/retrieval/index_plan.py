@@ -24,7 +24,7 @@ LARGE_QUANTIZER = 32_768
 """From so many clusters on, comparing with all of them costs more than the graph's lost recall is worth."""
 
 KMEANS_ITERATIONS = 8
-POINTS_A_CLUSTER = 64
+POINTS_A_CLUSTER = 32
 
 GIB = 2**30
 FLOPS_A_CORE = 50e9  # float32 matrix products on a server core of 2023
@@ -59,7 +59,7 @@ class IndexConfig:
     """An index chosen by itself stays below this."""
 
     training_vectors: int | None = None
-    """Size of the random sample that clusters and codes are trained on; 64 for each cluster if not given."""
+    """Size of the random sample that clusters and codes are trained on; 32 for each cluster if not given."""
 
     card_queries: int = 500
     """Queries whose exact neighbors are computed to measure recall; 0 measures nothing."""

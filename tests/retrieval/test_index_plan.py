@@ -24,7 +24,7 @@ def test_the_index_grows_with_the_vectors(vectors: int, factory: str) -> None:
     plan = choose_index(vectors, 384)
     assert plan.factory == factory
     assert plan.bytes <= 1.1 * 16 * 2**30
-    assert plan.training_vectors == (0 if factory == "Flat" else min(vectors, max(65_536, 64 * plan.clusters)))
+    assert plan.training_vectors == (0 if factory == "Flat" else min(vectors, max(65_536, 32 * plan.clusters)))
 
 
 def test_the_memory_bounds_what_is_chosen() -> None:
