@@ -45,9 +45,6 @@ class NumberTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(str(i) for i in ids)
 
-    def save(self, folder: str | Path) -> None:
-        raise NotImplementedError
-
 
 def main() -> None:
     torch.set_num_threads(2)

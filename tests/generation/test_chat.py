@@ -6,7 +6,6 @@ import re
 import string
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -37,9 +36,6 @@ class Words:
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.texts[id] for id in ids)
-
-    def save(self, folder: str | Path) -> None:
-        raise NotImplementedError
 
 
 def reply(chat: Chat, message: str) -> Generation:
